@@ -1,0 +1,113 @@
+//! What is kept of an attachment in `/run/ovs-port-agent/attachments`: how DEL, CHECK, GC and
+//! `status` know it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::request::Address;
+use crate::link::Route;
+use crate::mac::Mac;
+use crate::name::IfName;
+use crate::netns::NetnsId;
+use crate::vlan::PortVlan;
+
+/// Which attachment: (network, container id, interface name), as CNI 0.4.0 keys state.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Key {
+    /// Network name.
+    pub network: String,
+    /// Container id.
+    pub container: String,
+    /// Interface name in the container.
+    pub ifname: IfName,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.network, self.container, self.ifname)
+    }
+}
+
+/// Who asked for an attachment; GC obeys that runtime's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Runtime {
+    /// A CNI runtime.
+    Cni,
+    /// Docker.
+    Docker,
+    /// Podman through netavark.
+    Podman,
+    /// `ovs-port-agent attach`, or the monitor.
+    Host,
+}
+
+/// Names people know a container by.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Labels {
+    /// Container or pod name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Kubernetes namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Kubernetes pod UID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+}
+
+/// A lease of ours that an attachment holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The pool.
+    pub subnet: IpNet,
+    /// The address.
+    pub ip: std::net::IpAddr,
+}
+
+/// One attachment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// Which attachment.
+    pub key: Key,
+    /// Who asked for it.
+    pub runtime: Runtime,
+    /// Boot it was made in (`/proc/sys/kernel/random/boot_id`).
+    pub boot_id: String,
+    /// Whether the attach has finished; an unfinished one is an intent.
+    pub complete: bool,
+    /// Seconds since the epoch.
+    pub since: u64,
+    /// Path of the container's namespace.
+    pub netns: PathBuf,
+    /// Which namespace that was.
+    pub netns_id: NetnsId,
+    /// The bridge.
+    pub bridge: IfName,
+    /// The port: name of the host end.
+    pub port: IfName,
+    /// VLANs of the port.
+    pub vlan: PortVlan,
+    /// MAC of the host end; zero until known.
+    pub host_mac: Option<Mac>,
+    /// MAC of the container's interface.
+    pub mac: Mac,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// OpenFlow port, once opened.
+    pub ofport: Option<u16>,
+    /// Addresses.
+    pub addresses: Vec<Address>,
+    /// Routes in the container.
+    pub routes: Vec<Route>,
+    /// Leases of ours.
+    pub leases: Vec<Held>,
+    /// Names people know it by.
+    pub labels: Labels,
+    /// Kept for the front end.
+    #[serde(default)]
+    pub front_end: serde_json::Value,
+}

@@ -1,0 +1,61 @@
+//! What every error of the engine tells a front end: its kind, and what to do next.
+//!
+//! House rule for texts: lower case, no full stop, never the text of the source again; field,
+//! value, what was expected. [`chain`] joins an error with its sources in one place.
+
+use std::error::Error;
+
+/// What went wrong, seen by the caller. Each front end maps this once to its own codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The request or the configuration says something impossible.
+    Invalid,
+    /// Understood, but not offered.
+    Unsupported,
+    /// A thing the request names does not exist (bridge, namespace, uplink).
+    Missing,
+    /// A thing exists already, or belongs to somebody else.
+    Conflict,
+    /// No address or name is left.
+    Exhausted,
+    /// A service is down or does not answer (ovsdb-server, ovs-vswitchd).
+    Unavailable,
+    /// Somebody else is at work on the same thing; the same call may succeed later.
+    Busy,
+    /// What is there is not what was recorded (CHECK).
+    Broken,
+    /// The system refused: file, netlink, permission.
+    System,
+}
+
+/// An error that knows its kind and its way out.
+pub trait Fault: Error {
+    /// How the caller should treat it.
+    fn kind(&self) -> Kind;
+
+    /// The next step for the user, as an imperative sentence, if there is one.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+}
+
+/// The error and all its sources on one line, outermost first.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// [`chain`] with the hint behind a semicolon: one line that says what happened and what to do.
+pub fn sentence(fault: &dyn Fault) -> String {
+    let text = chain(&fault);
+    match fault.hint() {
+        Some(hint) => format!("{text}; {hint}"),
+        None => text,
+    }
+}

@@ -1,0 +1,184 @@
+//! One link: look it up, raise it, change it, remove it.
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage,
+};
+
+use super::socket::{Request, Verb};
+use super::{Error, Netlink};
+use crate::mac::Mac;
+use crate::name::IfName;
+
+/// What the kernel says of one link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Its name.
+    pub name: IfName,
+    /// Its MAC, if it has an Ethernet one.
+    pub mac: Option<Mac>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// IFF_UP.
+    pub up: bool,
+    /// IFLA_GROUP.
+    pub group: u32,
+    /// `IFLA_INFO_KIND`: "veth", "tun", "openvswitch"; empty for a physical device.
+    pub kind: String,
+    /// `IFLA_LINK`: index of a veth's peer in the peer's namespace.
+    pub peer_index: Option<u32>,
+    /// `IFLA_MASTER`.
+    pub master: Option<u32>,
+}
+
+impl Netlink {
+    /// The link of that name, if there is one.
+    pub fn link(&mut self, name: &IfName) -> Result<Option<Link>, Error> {
+        found(self.ask(read_by_name(name)))
+    }
+
+    /// The link of that index, if there is one. A link whose name is no [`IfName`] cannot be one
+    /// of ours and counts as none.
+    pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, Error> {
+        let message = message(index, vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])]);
+        found(self.ask(Request {
+            verb: Verb::Read,
+            subject: format!("link {index}"),
+            flags: 0,
+            message: RouteNetlinkMessage::GetLink(message),
+        }))
+    }
+
+    /// Every link of this namespace whose name is an [`IfName`]. For `status` and GC, never on the
+    /// attach path.
+    pub fn links(&mut self) -> Result<Vec<Link>, Error> {
+        let message = message(0, vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])]);
+        let objects = self.dump("links", &RouteNetlinkMessage::GetLink(message))?;
+        Ok(objects.into_iter().filter_map(read).collect())
+    }
+
+    /// Removes the link; false if it was not there.
+    pub fn delete_link(&mut self, index: u32) -> Result<bool, Error> {
+        let answer = self.ask(Request {
+            verb: Verb::Delete,
+            subject: format!("link {index}"),
+            flags: 0,
+            message: RouteNetlinkMessage::DelLink(message(index, Vec::new())),
+        });
+        match answer {
+            Ok(_) => Ok(true),
+            Err(Error::Missing { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Raises or lowers a link.
+    pub fn set_up(&mut self, index: u32, up: bool) -> Result<(), Error> {
+        self.ask(raise(index, up)).map(drop)
+    }
+
+    /// Sets the MTU in bytes.
+    pub fn set_mtu(&mut self, index: u32, mtu: u32) -> Result<(), Error> {
+        self.ask(change(index, vec![LinkAttribute::Mtu(mtu)])).map(drop)
+    }
+
+    /// Sets the MAC.
+    pub fn set_mac(&mut self, index: u32, mac: Mac) -> Result<(), Error> {
+        self.ask(change(index, vec![LinkAttribute::Address(mac.bytes().to_vec())])).map(drop)
+    }
+}
+
+/// A link message for `index`; 0 leaves the choice to the attributes.
+pub(super) fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header = LinkHeader { index, ..LinkHeader::default() };
+    message.attributes = attributes;
+    message
+}
+
+/// The request which reads a link by name, without its counters.
+pub(super) fn read_by_name(name: &IfName) -> Request {
+    let attributes = vec![
+        LinkAttribute::IfName(name.to_string()),
+        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+    ];
+    Request {
+        verb: Verb::Read,
+        subject: format!("link {name}"),
+        flags: 0,
+        message: RouteNetlinkMessage::GetLink(message(0, attributes)),
+    }
+}
+
+/// The request which changes attributes of a link.
+pub(super) fn change(index: u32, attributes: Vec<LinkAttribute>) -> Request {
+    Request {
+        verb: Verb::Change,
+        subject: format!("link {index}"),
+        flags: 0,
+        message: RouteNetlinkMessage::SetLink(message(index, attributes)),
+    }
+}
+
+/// The request which raises or lowers a link.
+pub(super) fn raise(index: u32, up: bool) -> Request {
+    let mut message = message(index, Vec::new());
+    message.header.change_mask = LinkFlags::Up;
+    message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    Request {
+        verb: Verb::Change,
+        subject: format!("link {index} ({})", if up { "up" } else { "down" }),
+        flags: 0,
+        message: RouteNetlinkMessage::SetLink(message),
+    }
+}
+
+/// The link of an answer; none if the kernel knows none.
+pub(super) fn found(answer: super::socket::Answer) -> Result<Option<Link>, Error> {
+    match answer {
+        Ok(object) => Ok(object.and_then(read)),
+        Err(Error::Missing { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The link the kernel describes, if its name is an [`IfName`].
+fn read(object: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = object else { return None };
+    let mut name = None;
+    let (mut mac, mut mtu, mut group) = (None, 0, 0);
+    let (mut kind, mut peer_index, mut master) = (String::new(), None, None);
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(text) => name = text.parse().ok(),
+            LinkAttribute::Address(bytes) => {
+                mac = <[u8; 6]>::try_from(bytes).ok().and_then(Mac::from_bytes);
+            }
+            LinkAttribute::Mtu(bytes) => mtu = bytes,
+            LinkAttribute::Group(number) => group = number,
+            LinkAttribute::Link(index) => peer_index = Some(index),
+            LinkAttribute::Controller(index) => master = Some(index),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(text) = info {
+                        kind = text.to_string();
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(Link {
+        index: message.header.index,
+        name: name?,
+        mac,
+        mtu,
+        up: message.header.flags.contains(LinkFlags::Up),
+        group,
+        kind,
+        peer_index,
+        master,
+    })
+}

@@ -1,0 +1,99 @@
+//! Work inside a container's namespace, with one visit.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::NLM_F_REPLACE;
+
+use super::offload::Offloads;
+use super::socket::Request;
+use super::sysctl::{Family, Sysctl};
+use super::{Error, Netlink, Route, address, device, route};
+use crate::name::IfName;
+use crate::netns::{Netns, NetnsId};
+
+/// Index of `lo`: the first device of every namespace.
+const LOOPBACK: u32 = 1;
+
+/// Sockets inside a container's namespace: they stay bound to it after the one visit that opened
+/// them.
+#[derive(Debug)]
+pub struct Inside {
+    /// The rtnetlink socket of the namespace.
+    pub netlink: Netlink,
+    /// Which namespace.
+    pub id: NetnsId,
+    offloads: Offloads,
+}
+
+impl Inside {
+    /// Visits the namespace and opens the sockets.
+    pub fn visit(netns: &Netns) -> Result<Self, Error> {
+        Self::visit_for(netns, |_| Ok(()))
+    }
+
+    /// As [`Self::visit`], and makes `link` ready for IPv6 addresses: runtimes switch IPv6 off in
+    /// the namespaces they make.
+    pub fn visit_for_ipv6(netns: &Netns, link: &IfName) -> Result<Self, Error> {
+        Self::visit_for(netns, |_| {
+            Sysctl::new(Family::Ipv6, link, "disable_ipv6").ensure("0").map(drop)
+        })
+    }
+
+    fn visit_for(
+        netns: &Netns,
+        prepare: impl FnOnce(&Netlink) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let (netlink, offloads) = netns.enter(|| {
+            let netlink = Netlink::open()?;
+            prepare(&netlink)?;
+            Ok::<_, Error>((netlink, Offloads::open()?))
+        })??;
+        Ok(Self { netlink, id: netns.id(), offloads })
+    }
+
+    /// Whether the device leaves transmit checksums to somebody else.
+    pub fn tx_checksum(&self, name: &IfName) -> Result<bool, Error> {
+        self.offloads.tx_checksum(name)
+    }
+
+    /// Switches transmit checksum offload of a device, and verifies it.
+    pub fn set_tx_checksum(&self, name: &IfName, on: bool) -> Result<(), Error> {
+        self.offloads.set_tx_checksum(name, on)
+    }
+}
+
+impl Netlink {
+    /// In one send: lo up, addresses (IPv6 without DAD), MTU untouched, the link up, routes. Doing
+    /// it again changes nothing. A next hop that neither an address nor an on-link route covers is
+    /// taken to be on the link (`onlink` of ip(8)).
+    pub fn configure(
+        &mut self,
+        index: u32,
+        addresses: &[IpNet],
+        routes: &[Route],
+    ) -> Result<(), Error> {
+        let requests = requests(index, addresses, routes);
+        for answer in self.exchange(requests)? {
+            drop(answer?);
+        }
+        Ok(())
+    }
+}
+
+fn requests(index: u32, addresses: &[IpNet], routes: &[Route]) -> Vec<Request> {
+    let mut requests = vec![device::raise(LOOPBACK, true)];
+    requests.extend(addresses.iter().map(|a| address::add(index, *a, NLM_F_REPLACE)));
+    requests.push(device::raise(index, true));
+    // A next hop may be reached through an on-link route of the same list.
+    let (direct, via): (Vec<&Route>, Vec<&Route>) = routes.iter().partition(|r| r.gw.is_none());
+    let near = |gw: IpAddr| {
+        matches!(gw, IpAddr::V6(ip) if ip.is_unicast_link_local())
+            || addresses.iter().chain(direct.iter().map(|r| &r.dst)).any(|net| net.contains(&gw))
+    };
+    requests.extend(direct.iter().map(|r| route::replace(r, Some(index), false)));
+    requests.extend(
+        via.iter().map(|r| route::replace(r, Some(index), r.gw.is_some_and(|gw| !near(gw)))),
+    );
+    requests
+}

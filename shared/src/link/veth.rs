@@ -1,0 +1,91 @@
+//! A veth pair: the host end here, its peer in a container.
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+};
+
+use super::device::{found, message, read_by_name};
+use super::socket::{Request, Verb};
+use super::{Error, HOST_END_GROUP, Netlink};
+use crate::mac::Mac;
+use crate::name::IfName;
+use crate::netns::Netns;
+
+/// A veth pair to be made in one request: the host end here and up, its peer inside a namespace.
+#[derive(Debug)]
+pub struct Veth<'a> {
+    /// Name of the host end.
+    pub host: &'a IfName,
+    /// Name of the container end.
+    pub peer: &'a IfName,
+    /// Namespace of the container end; `None` leaves it here (Docker moves it).
+    pub netns: Option<&'a Netns>,
+    /// MAC of the container end.
+    pub peer_mac: Mac,
+    /// MTU of both ends in bytes.
+    pub mtu: u32,
+}
+
+impl Netlink {
+    /// Makes a veth pair with ONE `RTM_NEWLINK`: host end up and in [`HOST_END_GROUP`], peer made
+    /// down inside its namespace. Returns the host end's index.
+    pub fn create_veth(&mut self, veth: &Veth<'_>) -> Result<u32, Error> {
+        let mut peer = vec![
+            LinkAttribute::IfName(veth.peer.to_string()),
+            LinkAttribute::Address(veth.peer_mac.bytes().to_vec()),
+            LinkAttribute::Mtu(veth.mtu),
+        ];
+        if let Some(netns) = veth.netns {
+            peer.push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
+        }
+        // The peer stays down here: the kernel refuses IFF_UP on it with ENOTCONN and takes 20 ms
+        // to clean up.
+        let info = vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(message(0, peer)))),
+        ];
+        let mut pair = message(
+            0,
+            vec![
+                LinkAttribute::IfName(veth.host.to_string()),
+                LinkAttribute::Address(host_mac(veth).bytes().to_vec()),
+                LinkAttribute::Mtu(veth.mtu),
+                LinkAttribute::Group(HOST_END_GROUP),
+                LinkAttribute::LinkInfo(info),
+            ],
+        );
+        pair.header.flags = LinkFlags::Up;
+        pair.header.change_mask = LinkFlags::Up;
+        let create = Request {
+            verb: Verb::Create,
+            subject: format!("link {}", veth.host),
+            flags: NLM_F_CREATE | NLM_F_EXCL,
+            message: RouteNetlinkMessage::NewLink(pair),
+        };
+        // The index in the same send: NLM_F_ECHO on RTM_NEWLINK would need Linux 6.2.
+        let mut answers = self.exchange(vec![create, read_by_name(veth.host)])?.into_iter();
+        let missing = || Error::Missing { what: format!("link {}", veth.host) };
+        let created = answers.next().ok_or_else(missing)?;
+        let link = found(answers.next().ok_or_else(missing)?)?;
+        match created {
+            Ok(_) => link.map(|l| l.index).ok_or_else(missing),
+            // The kernel does not say which of the two names is taken.
+            Err(Error::Exists { .. }) if link.is_none() => {
+                Err(Error::Exists { what: format!("link {} in the container", veth.peer) })
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The MAC of a host end. Set explicitly, so that udev leaves it alone (addr_assign_type 3), and
+/// numerically high, so that a bridge which takes the lowest MAC of its ports never takes this.
+fn host_mac(veth: &Veth<'_>) -> Mac {
+    let seed = format!("{}/{}", veth.host, veth.peer_mac);
+    let [_, a, b, c, d, e] = Mac::from_hash(seed.as_bytes()).bytes();
+    Mac::from_bytes([0xfe, a, b, c, d, e]).unwrap_or(veth.peer_mac)
+}

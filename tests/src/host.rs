@@ -1,0 +1,120 @@
+//! One private host.
+
+use std::marker::PhantomData;
+use std::path::Path;
+use std::sync::MutexGuard;
+
+use crate::binary::{Plugin, PortAgent};
+use crate::command::{Command, Output};
+use crate::container::Container;
+use crate::isolation::Isolation;
+use crate::snapshot::Snapshot;
+use crate::switch::{Switch, vsctl};
+use crate::uplink::Uplink;
+
+/// A private host: the calling thread, and every thread or process it starts, lives in namespaces
+/// of its own until this is dropped.
+///
+/// It cannot be sent to another thread (the namespaces are the thread's) but can be shared with
+/// scoped threads, which inherit them. Two hosts at once need two threads.
+#[derive(Debug)]
+pub struct Host {
+    // Fields drop in this order: the switch ends before its namespaces do.
+    switch: Option<Switch>,
+    _isolation: Isolation,
+    _thread: PhantomData<MutexGuard<'static, ()>>,
+}
+
+impl Host {
+    /// A host with Open vSwitch running at its default paths and no bridge.
+    pub fn new() -> Self {
+        let mut host = Self::bare();
+        host.switch = Some(Switch::start());
+        host
+    }
+
+    /// A host where Open vSwitch does not run.
+    pub fn bare() -> Self {
+        let isolation = Isolation::enter();
+        let host = Self { switch: None, _isolation: isolation, _thread: PhantomData };
+        host.ip("link set lo up");
+        host
+    }
+
+    /// Its Open vSwitch; panics on a [`Host::bare`] one.
+    pub fn switch(&self) -> &Switch {
+        self.switch.as_ref().expect("this host was made without Open vSwitch")
+    }
+
+    /// Runs a shell script (`sh -ec`); panics unless it succeeds. Returns its stdout.
+    pub fn sh(&self, script: &str) -> String {
+        self.try_sh(script).success().stdout
+    }
+
+    /// Runs a shell script (`sh -ec`), whatever its end.
+    pub fn try_sh(&self, script: &str) -> Output {
+        Command::new("sh").args(["-ec", script]).output()
+    }
+
+    /// Runs `ip`, arguments separated by blanks; panics unless it succeeds.
+    pub fn ip(&self, args: &str) -> String {
+        Command::new("ip").args(args.split_whitespace()).run()
+    }
+
+    /// Runs `ovs-vsctl`, arguments separated by blanks; panics unless it succeeds.
+    pub fn vsctl(&self, args: &str) -> String {
+        vsctl(&args.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// Makes a bridge on the userspace datapath, the only one every kernel has, and sets it up.
+    pub fn bridge(&self, name: &str) {
+        self.vsctl(&format!("add-br {name} -- set Bridge {name} datapath_type=netdev"));
+        self.ip(&format!("link set {name} up"));
+    }
+
+    /// Makes a network namespace at `/run/netns/NAME`, its loopback up: a container to plug in.
+    pub fn container(&self, name: &str) -> Container {
+        Container::new(name)
+    }
+
+    /// Makes an interface `name` as if it were physical: its other end, in a namespace of its
+    /// own, is the LAN router number `number` (1 to 250) with an internet behind it.
+    pub fn uplink(&self, name: &str, number: u8) -> Uplink {
+        Uplink::new(self, name, number)
+    }
+
+    /// The CNI plugin as built.
+    pub fn plugin(&self) -> Plugin {
+        Plugin::find()
+    }
+
+    /// The port agent as built.
+    pub fn port_agent(&self) -> PortAgent {
+        PortAgent::find()
+    }
+
+    /// Writes `/etc/ovs-port-agent/config.toml`.
+    pub fn config(&self, text: &str) {
+        self.write("/etc/ovs-port-agent/config.toml", text);
+    }
+
+    /// Writes a file and the directories above it.
+    pub fn write(&self, path: impl AsRef<Path>, text: &str) {
+        let path = path.as_ref();
+        let parent = path.parent().expect("an absolute path");
+        std::fs::create_dir_all(parent)
+            .and_then(|()| std::fs::write(path, text))
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+    }
+
+    /// What the host looks like now: see [`Snapshot`].
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::take(self.switch.is_some())
+    }
+}
+
+impl Default for Host {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,9 +1,16 @@
 //! Interface names and the template that makes them.
 
+mod template;
+
+pub use template::{Template, TemplateError};
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+/// Longest interface name in bytes: IFNAMSIZ (16, `linux/if.h`) less the final NUL.
+pub const MAX_LEN: usize = 15;
 
 /// A network interface, bridge or port name: 1 to 15 bytes (IFNAMSIZ less the final NUL), a letter
 /// or digit first, then letters, digits, `_`, `.` or `-`.
@@ -32,9 +39,9 @@ impl FromStr for IfName {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        let fits = (1..=15).contains(&text.len())
+        let fits = (1..=MAX_LEN).contains(&text.len())
             && text.as_bytes()[0].is_ascii_alphanumeric()
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b));
+            && text.bytes().all(is_legal);
         if fits { Ok(Self(text.to_owned())) } else { Err(NameError { value: text.to_owned() }) }
     }
 }
@@ -65,16 +72,23 @@ impl fmt::Debug for IfName {
     }
 }
 
-/// A naming template such as `veth-{container}-eth{index}`, checked when it is read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Template {
-    text: String,
+/// Whether an interface name may contain this byte.
+fn is_legal(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
 }
 
-impl Template {
-    /// The name of interface number `index` of `container`. `salt` 0 is the first choice; each
-    /// further salt gives another name for the same interface.
-    pub fn render(&self, container: &str, index: u32, salt: u32) -> IfName {
-        todo!()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_what_the_kernel_and_ovs_both_take() {
+        for good in ["a", "0", "eth0", "br-lan.100", "abcdefghijklmno", "veth_1"] {
+            assert_eq!(good.parse::<IfName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "abcdefghijklmnop", "-a", ".", "..", "a b", "a/b", "a:b", "é", "a\n", "a%d"]
+        {
+            assert_eq!(bad.parse::<IfName>(), Err(NameError { value: bad.to_owned() }));
+        }
     }
 }

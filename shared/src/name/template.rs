@@ -149,7 +149,7 @@ impl Template {
         let beside_index = if self.container_first { last } else { first };
         bytes.len() <= room
             && bytes.iter().copied().all(is_legal)
-            && !(starts_name && !first.is_ascii_alphanumeric())
+            && (!starts_name || first.is_ascii_alphanumeric())
             && !(self.between.is_empty() && beside_index.is_ascii_digit())
     }
 

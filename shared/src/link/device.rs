@@ -1,14 +1,19 @@
 //! One link: look it up, raise it, change it, remove it.
 
+use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage,
+    AfSpecInet, AfSpecUnspec, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo,
+    LinkMessage,
 };
 
 use super::socket::{Request, Verb};
 use super::{Error, Netlink};
 use crate::mac::Mac;
 use crate::name::IfName;
+
+/// linux/if_link.h.
+const IFLA_INET_CONF: u16 = 1;
 
 /// What the kernel says of one link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,6 +125,16 @@ pub(super) fn change(index: u32, attributes: Vec<LinkAttribute>) -> Request {
         flags: 0,
         message: RouteNetlinkMessage::SetLink(message(index, attributes)),
     }
+}
+
+/// The attribute which sets `/proc/sys/net/ipv4/conf/<link>/<key>`, without the file.
+pub(super) fn ipv4_conf(key: u16, value: u32) -> LinkAttribute {
+    // A request nests one u32 for each key; the crate's own type is the flat array of answers.
+    let entry = DefaultNla::new(key, value.to_ne_bytes().to_vec());
+    let mut entries = vec![0; entry.buffer_len()];
+    entry.emit(&mut entries);
+    let conf = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, entries));
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![conf])])
 }
 
 /// The request which raises or lowers a link.

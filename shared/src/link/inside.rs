@@ -29,25 +29,29 @@ pub struct Inside {
 impl Inside {
     /// Visits the namespace and opens the sockets.
     pub fn visit(netns: &Netns) -> Result<Self, Error> {
-        Self::visit_for(netns, |_| Ok(()))
+        Self::visit_and(netns, || Ok(()))
     }
 
     /// As [`Self::visit`], and makes `link` ready for IPv6 addresses: runtimes switch IPv6 off in
-    /// the namespaces they make.
+    /// the namespaces they make. [`Error::Missing`] if the kernel has no IPv6 at all.
     pub fn visit_for_ipv6(netns: &Netns, link: &IfName) -> Result<Self, Error> {
-        Self::visit_for(netns, |_| {
-            Sysctl::new(Family::Ipv6, link, "disable_ipv6").ensure("0").map(drop)
+        Self::visit_and(netns, || {
+            Sysctl::new(Family::Ipv6, link, "disable_ipv6").ensure("0")?;
+            // What makes Netlink::announce say something about IPv6; nice to have.
+            match Sysctl::new(Family::Ipv6, link, "ndisc_notify").ensure("1") {
+                Ok(_) | Err(Error::System { .. }) => Ok(()),
+                Err(error) => Err(error),
+            }
         })
     }
 
-    fn visit_for(
+    fn visit_and(
         netns: &Netns,
-        prepare: impl FnOnce(&Netlink) -> Result<(), Error>,
+        prepare: impl FnOnce() -> Result<(), Error>,
     ) -> Result<Self, Error> {
         let (netlink, offloads) = netns.enter(|| {
-            let netlink = Netlink::open()?;
-            prepare(&netlink)?;
-            Ok::<_, Error>((netlink, Offloads::open()?))
+            prepare()?;
+            Ok::<_, Error>((Netlink::open()?, Offloads::open()?))
         })??;
         Ok(Self { netlink, id: netns.id(), offloads })
     }

@@ -4,10 +4,12 @@
 //! one send. Looks up by name or index, never dumps what can grow.
 
 mod address;
+mod announce;
 mod device;
 mod inside;
 mod neighbour;
 mod offload;
+pub mod probe;
 mod route;
 mod rule;
 mod socket;

@@ -27,9 +27,6 @@ const BUFFER: usize = 32 * 1024;
 /// Requests per send: their answers must fit the default receive buffer of 208 KiB.
 const BATCH: usize = 64;
 
-/// How often a dump is begun anew because the table changed meanwhile.
-const DUMP_ATTEMPTS: u32 = 16;
-
 /// The attribute with the kernel's own words (linux/netlink.h).
 const NLMSGERR_ATTR_MSG: u16 = 1;
 const NETLINK_HEADER: usize = 16;
@@ -100,6 +97,12 @@ impl From<Refusal> for io::Error {
         let plain: Self = refusal.errno.into();
         if refusal.words.is_some() { Self::new(plain.kind(), refusal) } else { plain }
     }
+}
+
+/// The number of a refusal, with words or without.
+pub(super) fn errno(source: &io::Error) -> Option<Errno> {
+    let refusal = source.get_ref().and_then(|inner| inner.downcast_ref::<Refusal>());
+    refusal.map(|r| r.errno).or_else(|| source.raw_os_error().map(Errno::from_raw))
 }
 
 impl Refusal {
@@ -212,7 +215,7 @@ impl Netlink {
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
         let action = format!("read {subject}");
         let deadline = Instant::now() + DEADLINE;
-        for _ in 0..DUMP_ATTEMPTS {
+        while Instant::now() < deadline {
             self.sequence = self.sequence.wrapping_add(1);
             let own = self.sequence;
             let mut bytes = Vec::with_capacity(64);
@@ -256,10 +259,8 @@ impl Netlink {
                 _ => {}
             }
         }
-        Err(Error::System {
-            action,
-            source: io::Error::other("the table changed during every attempt to read it"),
-        })
+        // It changed during every attempt.
+        Err(Error::Timeout { action })
     }
 
     fn send(&self, bytes: &[u8], action: &str) -> Result<(), Error> {

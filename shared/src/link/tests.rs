@@ -1,11 +1,17 @@
 //! Against the kernel, in private namespaces: these tests need root and fail without.
 
-use std::net::IpAddr;
+use std::fs;
+use std::net::{IpAddr, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::panic;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt,
+};
 
 use super::*;
 use crate::mac::Mac;
@@ -226,5 +232,286 @@ fn tx_checksum_offload_is_switched() {
         assert_eq!(error.to_string(), "link eth9 does not exist");
         // A device that cannot: lo computes no checksums.
         assert!(matches!(inside.set_tx_checksum(&name("lo"), false), Err(Error::System { .. })));
+    });
+}
+
+/// Every frame that arrives at or leaves the links of the calling thread's namespace.
+struct Listener(OwnedFd);
+
+impl Listener {
+    fn open() -> Self {
+        let all = SockProtocol::EthAll;
+        let fd = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, all).unwrap();
+        let wait = nix::sys::time::TimeVal::new(0, 300_000);
+        setsockopt(&fd, sockopt::ReceiveTimeout, &wait).unwrap();
+        Self(fd)
+    }
+
+    /// What was heard until it was silent for 0.3 seconds.
+    fn frames(&self) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut buffer = [0; 2048];
+        while let Ok(length) = nix::unistd::read(&self.0, &mut buffer) {
+            frames.push(buffer[..length].to_vec());
+        }
+        frames
+    }
+}
+
+#[test]
+fn the_host_end_is_silent() {
+    private(|| {
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        host.set_up(1, true).unwrap();
+        let (index, peer, mut inside) = plug(&mut host, &netns, "veth-web");
+        let listener = netns.enter(Listener::open).unwrap();
+        inside.netlink.configure(peer, &[net("10.1.0.5/24")], &[]).unwrap();
+        // The host holds the address the container asks for, but on another link.
+        assert!(host.add_address(1, net("10.1.0.1/32")).unwrap());
+        let ask = || {
+            let socket = UdpSocket::bind("10.1.0.5:0").unwrap();
+            socket.send_to(b"?", "10.1.0.1:9").unwrap();
+        };
+        netns.enter(ask).unwrap();
+        thread::sleep(Duration::from_millis(1500));
+        let from_host = |frame: &Vec<u8>| frame[6] == 0xfe;
+        let frames = listener.frames();
+        assert!(!frames.is_empty());
+        assert!(!frames.iter().any(from_host), "{frames:x?}");
+        assert_eq!(inside.netlink.neighbour(peer, ip("10.1.0.1")).unwrap(), None);
+        assert_eq!(host.addresses(index).unwrap(), []);
+
+        // Without the setting the host does answer, with the wrong MAC.
+        host.ask(device::change(index, vec![device::ipv4_conf(19, 0)])).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let wrong = loop {
+            netns.enter(ask).unwrap();
+            thread::sleep(Duration::from_millis(50));
+            match inside.netlink.neighbour(peer, ip("10.1.0.1")).unwrap() {
+                Some(mac) => break mac,
+                None => assert!(Instant::now() < deadline),
+            }
+        };
+        assert_eq!(wrong.bytes()[0], 0xfe);
+    });
+}
+
+#[test]
+fn addresses_are_announced() {
+    private(|| {
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        let veth = Veth {
+            host: &name("veth-web"),
+            peer: &name("eth0"),
+            netns: Some(&netns),
+            peer_mac: mac(),
+            mtu: 1500,
+        };
+        host.create_veth(&veth).unwrap();
+        let mut inside = Inside::visit_for_ipv6(&netns, &name("eth0")).unwrap();
+        let peer = inside.netlink.link(&name("eth0")).unwrap().unwrap().index;
+        let addresses = [net("10.1.0.5/24"), net("10.1.0.6/24"), net("fd00:1::5/64")];
+        inside.netlink.configure(peer, &addresses, &[]).unwrap();
+        let listener = Listener::open();
+        inside.netlink.announce(peer, mac()).unwrap();
+        let frames = listener.frames();
+        for last in [5, 6] {
+            // ARP with equal sender and target address, from the container's MAC to everybody.
+            let found = frames.iter().any(|f| {
+                f[..6] == [0xff; 6]
+                    && f[6..12] == mac().bytes()
+                    && f[12..14] == [8, 6]
+                    && f[28..32] == [10, 1, 0, last]
+                    && f[38..42] == [10, 1, 0, last]
+            });
+            assert!(found, "{frames:x?}");
+        }
+        // ICMPv6 neighbour advertisement (136) for the IPv6 address.
+        let target: [u8; 16] = "fd00:1::5".parse::<std::net::Ipv6Addr>().unwrap().octets();
+        let found = frames.iter().any(|f| {
+            f[12..14] == [0x86, 0xdd] && f.len() >= 78 && f[54] == 136 && f[62..78] == target
+        });
+        assert!(found, "{frames:x?}");
+        let link = inside.netlink.link_by_index(peer).unwrap().unwrap();
+        assert_eq!((link.mac, link.up), (Some(mac()), true));
+    });
+}
+
+#[test]
+fn a_probe_frame_arrives() {
+    private(|| {
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        let (_, peer, mut inside) = plug(&mut host, &netns, "veth-web");
+        inside.netlink.configure(peer, &[], &[]).unwrap();
+        let listener = Listener::open();
+        let to: Mac = "02:00:5e:10:00:01".parse().unwrap();
+        probe::send(&netns, peer, to).unwrap();
+        let found = listener.frames().into_iter().any(|f| {
+            f.len() == 60
+                && f[..6] == to.bytes()
+                && f[6..12] == mac().bytes()
+                && f[12..14] == probe::ETHERTYPE.to_be_bytes()
+        });
+        assert!(found);
+        assert!(matches!(probe::send(&netns, 4711, to), Err(Error::System { .. })));
+    });
+}
+
+#[test]
+fn ipv6_is_switched_on_where_the_runtime_switched_it_off() {
+    private(|| {
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        let off = || {
+            let default =
+                sysctl::Sysctl::new(sysctl::Family::Ipv6, &name("default"), "disable_ipv6");
+            assert!(default.ensure("1").unwrap());
+            assert!(!default.ensure("1").unwrap());
+        };
+        netns.enter(off).unwrap();
+        let (_, peer, mut inside) = plug(&mut host, &netns, "veth-web");
+        assert!(inside.netlink.configure(peer, &[net("fd00:1::5/64")], &[]).is_err());
+        let mut inside = Inside::visit_for_ipv6(&netns, &name("eth0")).unwrap();
+        inside.netlink.configure(peer, &[net("fd00:1::5/64")], &[]).unwrap();
+        assert!(inside.netlink.addresses(peer).unwrap().contains(&net("fd00:1::5/64")));
+    });
+}
+
+#[test]
+fn settings_of_dotted_names_are_reached() {
+    private(|| {
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        let _held = plug(&mut host, &netns, "enp2s0.100");
+        let forwarding =
+            |link: &str| sysctl::Sysctl::new(sysctl::Family::Ipv4, &name(link), "forwarding");
+        assert_eq!(forwarding("enp2s0.100").read().unwrap(), "0");
+        forwarding("enp2s0.100").write("1").unwrap();
+        assert_eq!(forwarding("enp2s0.100").read().unwrap(), "1");
+        assert_eq!(forwarding("lo").read().unwrap(), "0");
+        assert!(matches!(forwarding("nowhere").read(), Err(Error::Missing { .. })));
+        assert!(matches!(forwarding("lo").write("many"), Err(Error::System { .. })));
+    });
+}
+
+#[test]
+fn routes_and_rules_of_ours_come_and_go() {
+    private(|| {
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        let (index, _, _inside) = plug(&mut host, &netns, "veth-web");
+        for (subnet, own, gateway, everywhere) in [
+            ("10.1.0.0/24", "10.1.0.1/24", "10.1.0.254", "0.0.0.0/0"),
+            ("fd00:1::/64", "fd00:1::1/64", "fd00:1::fe", "::/0"),
+        ] {
+            assert!(host.add_address(index, net(own)).unwrap());
+            let mut route = Route::new(net(everywhere), Some(ip(gateway)));
+            route.table = Some(1000);
+            let mut barred = Route::new(net(everywhere), None);
+            barred.table = Some(1000);
+            // Each replaces the other; a table has one default.
+            for _ in 0..2 {
+                host.replace_route(&barred, None).unwrap();
+                let [one] = &host.routes(Some(1000)).unwrap()[..] else { panic!("not one") };
+                assert_eq!((&one.route, one.oif, one.unreachable), (&barred, None, true));
+                host.replace_route(&route, Some(index)).unwrap();
+                let [one] = &host.routes(Some(1000)).unwrap()[..] else { panic!("not one") };
+                assert_eq!((&one.route, one.oif, one.unreachable), (&route, Some(index), false));
+            }
+            assert!(host.delete_route(&route, Some(index)).unwrap());
+            assert!(!host.delete_route(&route, Some(index)).unwrap());
+            host.replace_route(&barred, None).unwrap();
+            assert!(host.delete_route(&barred, None).unwrap());
+            assert_eq!(host.routes(Some(1000)).unwrap(), []);
+            // The kernel's route to the subnet is not ours to remove.
+            assert!(!host.delete_route(&Route::new(net(subnet), None), Some(index)).unwrap());
+            assert!(host.routes(None).unwrap().iter().any(|r| r.route.dst == net(subnet)));
+
+            let to_table =
+                Rule { from: net(subnet), priority: 200, table: 1000, suppress_prefixlen: None };
+            let direct =
+                Rule { priority: 100, table: 254, suppress_prefixlen: Some(0), ..to_table.clone() };
+            for rule in [&to_table, &direct] {
+                assert!(host.add_rule(rule).unwrap());
+                assert!(!host.add_rule(rule).unwrap());
+            }
+            assert_eq!(host.rules().unwrap(), [direct.clone(), to_table.clone()]);
+            for rule in [&to_table, &direct] {
+                assert!(host.delete_rule(rule).unwrap());
+                assert!(!host.delete_rule(rule).unwrap());
+            }
+            assert_eq!(host.rules().unwrap(), []);
+        }
+    });
+}
+
+#[test]
+fn a_list_read_while_links_come_is_whole() {
+    private(|| {
+        let mut host = Netlink::open().unwrap();
+        let pair = |netlink: &mut Netlink, number: u32| {
+            let (host_end, peer) = (name(&format!("a{number}")), name(&format!("b{number}")));
+            let veth =
+                Veth { host: &host_end, peer: &peer, netns: None, peer_mac: mac(), mtu: 1500 };
+            netlink.create_veth(&veth).unwrap()
+        };
+        let old: Vec<u32> = (0..60).map(|n| pair(&mut host, n)).collect();
+        let here = Netns::current().unwrap();
+        thread::scope(|scope| {
+            let maker = scope.spawn(|| {
+                here.enter(|| {
+                    let mut own = Netlink::open().unwrap();
+                    (60..160).map(|n| pair(&mut own, n)).count()
+                })
+                .unwrap()
+            });
+            let mut reads = 0;
+            while !maker.is_finished() {
+                let links = host.links().unwrap();
+                assert!(old.iter().all(|index| links.iter().any(|l| l.index == *index)));
+                reads += 1;
+            }
+            assert!(reads > 0);
+        });
+        // lo and both ends of each.
+        assert_eq!(host.links().unwrap().len(), 1 + 2 * 160);
+    });
+}
+
+#[test]
+fn attaches_at_once_do_not_meet() {
+    private(|| {
+        let here = Netns::current().unwrap();
+        thread::scope(|scope| {
+            for number in 0..16 {
+                let here = &here;
+                scope.spawn(move || {
+                    here.enter(|| {
+                        let (mut host, netns) = (Netlink::open().unwrap(), container());
+                        let (_, peer, mut inside) =
+                            plug(&mut host, &netns, &format!("veth-{number}"));
+                        let addresses = [net(&format!("10.1.0.{}/24", number + 1))];
+                        inside.netlink.configure(peer, &addresses, &[]).unwrap();
+                        let found = inside.netlink.addresses(peer).unwrap();
+                        assert!(found.contains(&addresses[0]), "{found:?}");
+                    })
+                    .unwrap();
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn no_descriptor_leaks() {
+    private(|| {
+        // A descriptor table of this thread's own: other tests open files meanwhile.
+        unshare(CloneFlags::CLONE_FILES).unwrap();
+        let count = || fs::read_dir("/proc/thread-self/fd").unwrap().count();
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        let before = count();
+        for round in 0..200 {
+            let (index, peer, mut inside) = plug(&mut host, &netns, &format!("veth-{round}"));
+            inside.netlink.configure(peer, &[net("10.1.0.5/24")], &[]).unwrap();
+            assert!(host.delete_link(index).unwrap());
+        }
+        assert_eq!(count(), before);
     });
 }

@@ -5,15 +5,22 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkFlags, LinkInfo,
 };
+use nix::errno::Errno;
 
-use super::device::{found, message, read_by_name};
-use super::socket::{Request, Verb};
+use super::device::{change, found, ipv4_conf, message, read_by_name};
+use super::socket::{Request, Verb, errno};
 use super::{Error, HOST_END_GROUP, Netlink};
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::Netns;
+
+/// linux/ip.h.
+const IPV4_DEVCONF_ARP_IGNORE: u16 = 19;
+/// No answer for any local address (Documentation/networking/ip-sysctl.rst).
+const ARP_IGNORE_ALL: u32 = 8;
 
 /// A veth pair to be made in one request: the host end here and up, its peer inside a namespace.
 #[derive(Debug)]
@@ -72,13 +79,42 @@ impl Netlink {
         let created = answers.next().ok_or_else(missing)?;
         let link = found(answers.next().ok_or_else(missing)?)?;
         match created {
-            Ok(_) => link.map(|l| l.index).ok_or_else(missing),
+            Ok(_) => {
+                let index = link.map(|l| l.index).ok_or_else(missing)?;
+                self.silence(index).inspect_err(|_| {
+                    // The error to report is the first one; the caller got no index to remove.
+                    drop(self.delete_link(index));
+                })?;
+                Ok(index)
+            }
             // The kernel does not say which of the two names is taken.
             Err(Error::Exists { .. }) if link.is_none() => {
                 Err(Error::Exists { what: format!("link {} in the container", veth.peer) })
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Keeps the host's own stack quiet on a host end: no IPv6 link-local address (and so no
+    /// router solicitations), no answers to ARP, which on a userspace datapath would carry the
+    /// wrong MAC. `RTM_NEWLINK` refuses both; writing `disable_ipv6` takes twice as long and spins
+    /// while somebody else holds the RTNL lock.
+    fn silence(&mut self, index: u32) -> Result<(), Error> {
+        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+        // Two messages: a kernel without IPv6, or an MTU below 1280, refuses the second.
+        let no_address = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
+        let requests = vec![
+            change(index, vec![ipv4_conf(IPV4_DEVCONF_ARP_IGNORE, ARP_IGNORE_ALL)]),
+            change(index, vec![no_address]),
+        ];
+        for answer in self.exchange(requests)? {
+            match answer {
+                Err(Error::System { source, .. })
+                    if errno(&source) == Some(Errno::EAFNOSUPPORT) => {}
+                other => drop(other?),
+            }
+        }
+        Ok(())
     }
 }
 

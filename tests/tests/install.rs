@@ -1,0 +1,80 @@
+//! `./run install` and `./run uninstall`, on a private host.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rig::{Command, Host, Output, assert_same};
+
+/// Every file, directory and link the two could touch; content by size and time.
+const TREE: &str = "find /etc /usr/local /opt /var/lib /run/ovs-port-agent -xdev \
+     \\( -type d -printf '%p %m %U:%G\\n' -o -printf '%p %m %U:%G %s %T@ %l\\n' \\) 2>/dev/null \
+     | sort";
+
+fn run(host: &Host, args: &str) -> Output {
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let plugin = host.plugin();
+    let binaries = plugin.path().parent().unwrap();
+    Command::new(checkout.join("run"))
+        .args(args.split_whitespace())
+        .env("OVS_AGENT_BINARIES", binaries)
+        .deadline(Duration::from_secs(120))
+        .output()
+}
+
+#[test]
+fn uninstall_leaves_no_trace() {
+    let host = Host::new();
+    let tree = host.sh(TREE);
+    let before = host.snapshot();
+    let said = run(&host, "install").success().stderr;
+    for file in [
+        "/opt/cni/bin/ovs-agent",
+        "/usr/local/sbin/ovs-port-agent",
+        "/etc/ovs-port-agent/config.toml",
+        "/etc/cni/net.d/50-ovs-agent.conflist",
+        "/etc/systemd/system/ovs-port-agent.service",
+    ] {
+        assert!(Path::new(file).is_file(), "{file} is missing");
+        assert!(said.contains(file), "{file} was not said: {said}");
+    }
+    // Twice is as good as once.
+    let _again = run(&host, "install").success();
+    host.sh("ovs-port-agent up");
+    host.sh("ovs-port-agent status");
+    let _done = run(&host, "uninstall").success();
+    assert_eq!(host.sh(TREE), tree);
+    assert_same(&before, &host.snapshot());
+    let again = run(&host, "uninstall");
+    assert!(!again.ok() && again.stderr.contains("nothing to uninstall"), "{again}");
+}
+
+#[test]
+fn what_the_user_wrote_stays() {
+    let host = Host::new();
+    let config = "/etc/ovs-port-agent/config.toml";
+    let mine = "bridge_name = \"mine0\"\n";
+    host.config(mine);
+    let said = run(&host, "install").success().stderr;
+    assert!(said.contains(&format!("{config} (yours, kept)")), "{said}");
+    let list = "/etc/cni/net.d/50-ovs-agent.conflist";
+    host.sh(&format!("echo >>{list}"));
+    let said = run(&host, "install").success().stderr;
+    assert!(said.contains(&format!("{list} (changed by you, kept)")), "{said}");
+    let said = run(&host, "uninstall").success().stderr;
+    assert!(said.contains(&format!("kept: {list} (you changed it)")), "{said}");
+    assert_eq!(std::fs::read_to_string(config).unwrap(), mine);
+    assert!(Path::new(list).is_file());
+    assert!(!Path::new("/opt/cni").exists());
+}
+
+#[test]
+fn a_destdir_is_filled_and_emptied() {
+    let host = Host::bare();
+    let before = host.sh(TREE);
+    host.sh("mkdir /run/image");
+    let _done = run(&host, "install /run/image").success();
+    assert!(Path::new("/run/image/opt/cni/bin/ovs-agent").is_file());
+    assert_eq!(host.sh(TREE), before, "a DESTDIR install touched the host");
+    let _done = run(&host, "uninstall /run/image").success();
+    assert_eq!(host.sh("find /run/image").trim(), "/run/image");
+}

@@ -1,0 +1,541 @@
+//! The calls to ovsdb-server: each one is one transaction (RFC 7047 section 4.1.3), or two where
+//! the second needs what the first found.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::rows::{self, BRIDGE_COLUMNS, BadColumn, INTERFACE_COLUMNS, PORT_COLUMNS, Row};
+use super::wire::{Connection, Failure};
+use super::{Bridge, BridgeView, Endpoint, Error, Generation, Port, PortSpec, Uuid};
+use crate::mac::Mac;
+use crate::name::IfName;
+
+/// The database (ovs-vswitchd.conf.db(5)).
+const DATABASE: &str = "Open_vSwitch";
+
+/// How long `Interface.error` is taken for a passing state: ovs-vswitchd tries again when the
+/// device appears.
+const ERROR_GRACE: Duration = Duration::from_millis(500);
+
+/// What ovsdb-server may take to say that a `wait` came to nothing.
+const REPLY_GRACE: Duration = Duration::from_millis(200);
+
+/// A connection to ovsdb-server. It answers the server's echo requests only while a call waits:
+/// connect anew (0.1 ms) for each piece of work instead of keeping one.
+#[derive(Debug)]
+pub struct Client {
+    connection: Connection,
+    endpoint: String,
+    deadline: Duration,
+}
+
+/// An operation that failed; nothing of its transaction was done.
+struct Refusal {
+    /// Which operation; the number of operations if it was the commit itself.
+    at: usize,
+    error: String,
+    details: String,
+}
+
+impl Refusal {
+    fn into_error(self, action: &str) -> Error {
+        Error::Refused { action: action.to_owned(), error: self.error, details: self.details }
+    }
+
+    /// A `wait` whose condition did not hold (RFC 7047 section 5.2.6).
+    fn is_wait(&self, at: usize) -> bool {
+        self.at == at && self.error == "timed out"
+    }
+}
+
+impl Client {
+    /// Connects. Every later call waits at most `deadline` for its answer.
+    pub fn connect(endpoint: &Endpoint, deadline: Duration) -> Result<Self, Error> {
+        let until = Instant::now() + deadline;
+        let connection = match endpoint {
+            Endpoint::Unix(path) => Connection::unix(path, until),
+            Endpoint::Tcp(address) => Connection::tcp(*address, until),
+        };
+        let endpoint = endpoint.to_string();
+        match connection {
+            Ok(connection) => Ok(Self { connection, endpoint, deadline }),
+            Err(Failure::Io(source)) => Err(Error::Connect { endpoint, source }),
+            Err(Failure::Timeout) => Err(Error::Timeout { endpoint, deadline }),
+            Err(Failure::Broken(why)) => Err(Error::Broken { endpoint, why }),
+        }
+    }
+
+    /// The bridge and the generations, in one round trip; [`Error::NoBridge`] without it.
+    pub fn view(&mut self, bridge: &IfName) -> Result<BridgeView, Error> {
+        let results = self.ask(
+            "read the bridge",
+            &[
+                select("Bridge", &by_name(bridge), &BRIDGE_COLUMNS),
+                select(DATABASE, &json!([]), &["next_cfg", "cur_cfg"]),
+            ],
+        )?;
+        let found = match rows(&results[0]).first() {
+            Some(row) => self.read(Row(row).bridge())?,
+            None => None,
+        };
+        let bridge = found.ok_or_else(|| no_bridge(bridge))?;
+        let root = self.root(&results[1])?;
+        Ok(BridgeView {
+            bridge,
+            next: Generation(self.read(root.number("next_cfg"))?),
+            current: Generation(self.read(root.number("cur_cfg"))?),
+        })
+    }
+
+    /// Every bridge whose name is a system interface name.
+    pub fn bridges(&mut self) -> Result<Vec<Bridge>, Error> {
+        let results = self.ask("list bridges", &[select("Bridge", &json!([]), &BRIDGE_COLUMNS)])?;
+        rows(&results[0])
+            .iter()
+            .filter_map(|row| self.read(Row(row).bridge()).transpose())
+            .collect()
+    }
+
+    /// `Open_vSwitch.datapath_types`; empty until ovs-vswitchd has run once.
+    pub fn datapath_types(&mut self) -> Result<Vec<String>, Error> {
+        let results = self
+            .ask("read the datapath types", &[select(DATABASE, &json!([]), &["datapath_types"])])?;
+        self.read(self.root(&results[0])?.texts("datapath_types"))
+    }
+
+    /// Makes a bridge with its local port; false if a bridge of that name exists (left as it is).
+    /// [`Self::wait_open`] with the bridge's name waits for the local port. `fail_mode` stays
+    /// unset: the bridge switches like any other without a controller.
+    pub fn add_bridge(
+        &mut self,
+        name: &IfName,
+        datapath_type: &str,
+        mac: Option<Mac>,
+        external_ids: &BTreeMap<String, String>,
+    ) -> Result<bool, Error> {
+        let other_config: BTreeMap<_, _> =
+            mac.map(|mac| ("hwaddr".to_owned(), mac.to_string())).into_iter().collect();
+        let ops = [
+            wait_now("Bridge", &by_name(name), &["name"], &json!([])),
+            insert(
+                "Interface",
+                "new_interface",
+                &json!({ "name": name.as_str(), "type": "internal" }),
+            ),
+            insert(
+                "Port",
+                "new_port",
+                &json!({ "name": name.as_str(), "interfaces": ["named-uuid", "new_interface"] }),
+            ),
+            insert(
+                "Bridge",
+                "new_bridge",
+                &json!({
+                    "name": name.as_str(),
+                    "datapath_type": datapath_type,
+                    "ports": ["named-uuid", "new_port"],
+                    "other_config": rows::map(&other_config),
+                    "external_ids": rows::map(external_ids),
+                }),
+            ),
+            mutate(
+                DATABASE,
+                &json!([]),
+                &json!([["bridges", "insert", ["named-uuid", "new_bridge"]]]),
+            ),
+            catch_up(),
+            comment(&format!("add bridge {name}")),
+        ];
+        match self.transact(&ops, self.deadline)? {
+            Ok(_) => Ok(true),
+            Err(refusal) if refusal.is_wait(0) => Ok(false),
+            Err(refusal) => Err(name_taken(refusal, ops.len(), name, "add a bridge")),
+        }
+    }
+
+    /// Removes a bridge and its ports; false if there is none.
+    pub fn delete_bridge(&mut self, name: &IfName) -> Result<bool, Error> {
+        let found = self.ask("read the bridge", &[select("Bridge", &by_name(name), &["_uuid"])])?;
+        let Some(row) = rows(&found[0]).first() else { return Ok(false) };
+        let uuid = self.read(Row(row).uuid())?;
+        // Rows of Bridge, Port and Interface live as long as something refers to them: they are
+        // not root tables (RFC 7047 section 3.2, "isRoot").
+        self.ask(
+            "delete a bridge",
+            &[
+                mutate(DATABASE, &json!([]), &json!([["bridges", "delete", uuid.to_json()]])),
+                catch_up(),
+                comment(&format!("delete bridge {name}")),
+            ],
+        )?;
+        Ok(true)
+    }
+
+    /// Merges keys into `Bridge.external_ids`, or removes keys whose value is `None`.
+    pub fn set_bridge_external_ids(
+        &mut self,
+        name: &IfName,
+        ids: &BTreeMap<String, Option<String>>,
+    ) -> Result<(), Error> {
+        let results = self.ask(
+            "set external_ids of a bridge",
+            &[mutate("Bridge", &by_name(name), &merge_external_ids(ids))],
+        )?;
+        if results[0]["count"] == 0 { Err(no_bridge(name)) } else { Ok(()) }
+    }
+
+    /// Adds a port in ONE transaction: guard that `bridge` is still the row seen, insert Interface
+    /// and Port, mutate the bridge. That no port or interface of that name exists is guarded by
+    /// the schema's unique index on `name`, which costs no scan of the table as a `wait` would.
+    pub fn add_port(&mut self, bridge: &Bridge, port: &PortSpec) -> Result<(), Error> {
+        let mut row = port.port_row();
+        row["name"] = json!(port.name.as_str());
+        row["interfaces"] = json!(["named-uuid", "new_interface"]);
+        row["external_ids"] = rows::map(&port.external_ids);
+        let same_bridge = by_uuid(&bridge.uuid);
+        let ops = [
+            wait_now("Bridge", &same_bridge, &["name"], &json!([{ "name": bridge.name.as_str() }])),
+            insert("Interface", "new_interface", &port.interface_row()),
+            insert("Port", "new_port", &row),
+            mutate(
+                "Bridge",
+                &same_bridge,
+                &json!([["ports", "insert", ["named-uuid", "new_port"]]]),
+            ),
+            comment(&format!("add port {} to bridge {}", port.name, bridge.name)),
+        ];
+        match self.transact(&ops, self.deadline)? {
+            Ok(_) => Ok(()),
+            Err(refusal) if refusal.is_wait(0) => Err(no_bridge(&bridge.name)),
+            Err(refusal) => Err(name_taken(refusal, ops.len(), &port.name, "add a port")),
+        }
+    }
+
+    /// Waits until ovs-vswitchd has opened the port; returns its OpenFlow number.
+    /// [`Error::NoPort`] if nobody has such a port (any more).
+    pub fn wait_open(&mut self, port: &IfName, deadline: Duration) -> Result<u16, Error> {
+        let until = Instant::now() + deadline;
+        let columns = ["ofport", "error"];
+        let mut seen = json!({ "ofport": ["set", []], "error": ["set", []] });
+        let mut failed: Option<(Instant, String)> = None;
+        loop {
+            let now = Instant::now();
+            let end = failed.as_ref().map_or(until, |(since, _)| until.min(*since + ERROR_GRACE));
+            let left = end.saturating_duration_since(now);
+            // The server itself holds the answer back until the columns differ from what was seen.
+            let results = self.transact(
+                &[
+                    wait("Interface", &by_name(port), &columns, "!=", &json!([seen]), left),
+                    select("Interface", &by_name(port), &columns),
+                ],
+                left + REPLY_GRACE,
+            );
+            let results = match (results?, failed) {
+                (Ok(results), _) => results,
+                (Err(refusal), Some((_, why))) if refusal.is_wait(0) => {
+                    return Err(Error::PortError { port: port.to_string(), why });
+                }
+                (Err(refusal), None) if refusal.is_wait(0) => {
+                    return Err(Error::NotOpened { port: port.to_string(), deadline });
+                }
+                (Err(refusal), _) => return Err(refusal.into_error("wait for a port")),
+            };
+            let Some(found) = rows(&results[1]).first() else {
+                return Err(Error::NoPort { port: port.to_string() });
+            };
+            let ofport = self.read(Row(found).ofport())?;
+            if let Some(number) = ofport.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0) {
+                return Ok(number);
+            }
+            let why = self.read(Row(found).error())?.unwrap_or_else(|| "ofport is -1".to_owned());
+            failed = Some((now, why));
+            seen = found.clone();
+        }
+    }
+
+    /// Corrects the VLAN columns, `protected` and merges `external_ids` of an existing port.
+    pub fn update_port(&mut self, uuid: &Uuid, port: &PortSpec) -> Result<(), Error> {
+        let ids = port.external_ids.iter().map(|(key, id)| (key.clone(), Some(id.clone())));
+        let results = self.ask(
+            "correct a port",
+            &[
+                json!({
+                    "op": "update", "table": "Port", "where": by_uuid(uuid), "row": port.port_row(),
+                }),
+                mutate("Port", &by_uuid(uuid), &merge_external_ids(&ids.collect())),
+                comment(&format!("correct port {}", port.name)),
+            ],
+        )?;
+        if results[0]["count"] == 0 {
+            return Err(Error::NoPort { port: port.name.to_string() });
+        }
+        Ok(())
+    }
+
+    /// The port of that name.
+    pub fn port(&mut self, name: &IfName) -> Result<Option<Port>, Error> {
+        Ok(self.ports_where(&by_name(name))?.pop())
+    }
+
+    /// The ports whose `external_ids` include all of `ids`: how ours are found.
+    pub fn ports_with(&mut self, ids: &BTreeMap<String, String>) -> Result<Vec<Port>, Error> {
+        self.ports_where(&json!([["external_ids", "includes", rows::map(ids)]]))
+    }
+
+    /// Every port of the switch whose name is a system interface name. For `status` and GC, never
+    /// on the attach path.
+    pub fn ports(&mut self) -> Result<Vec<Port>, Error> {
+        let all = json!([]);
+        let results = self.ask(
+            "list ports",
+            &[
+                select("Port", &all, &PORT_COLUMNS),
+                select("Interface", &all, &INTERFACE_COLUMNS),
+                select("Bridge", &all, &["name", "ports"]),
+            ],
+        )?;
+        let mut interfaces = HashMap::new();
+        for row in rows(&results[1]) {
+            interfaces.insert(self.read(Row(row).uuid())?, row);
+        }
+        let mut bridges = HashMap::new();
+        for row in rows(&results[2]) {
+            let name: Option<IfName> = self.read(Row(row).text("name"))?.parse().ok();
+            for port in self.read(Row(row).uuids("ports"))? {
+                bridges.insert(port, name.clone());
+            }
+        }
+        let mut ports = Vec::new();
+        for row in rows(&results[0]) {
+            let own = self.read(Row(row).uuids("interfaces"))?;
+            let Some(interface) = own.first().and_then(|uuid| interfaces.get(uuid)) else {
+                continue;
+            };
+            let bridge = bridges.remove(&self.read(Row(row).uuid())?).flatten();
+            ports.extend(self.read(Row(row).port(Row(interface), bridge))?);
+        }
+        Ok(ports)
+    }
+
+    /// Removes ports by row, wherever they hang, in one transaction that also asks ovs-vswitchd to
+    /// catch up; returns the generation at which they are gone from the switch. A port that is
+    /// gone already is no error.
+    pub fn delete_ports(&mut self, ports: &[Uuid]) -> Result<Generation, Error> {
+        let gone = rows::set(ports.iter().map(Uuid::to_json));
+        // On every bridge: what a bridge does not list it does not lose, and a row that a foreign
+        // bridge still listed would fail the transaction. Port and Interface rows that nothing
+        // refers to are removed by the server (RFC 7047 section 3.2, "isRoot").
+        let results = self.ask(
+            "delete ports",
+            &[
+                mutate("Bridge", &json!([]), &json!([["ports", "delete", gone]])),
+                catch_up(),
+                select(DATABASE, &json!([]), &["next_cfg"]),
+                comment("delete ports"),
+            ],
+        )?;
+        let root = self.root(&results[2])?;
+        Ok(Generation(self.read(root.number("next_cfg"))?))
+    }
+
+    /// Waits until ovs-vswitchd has reached `generation`; false if it did not in time.
+    pub fn wait_applied(
+        &mut self,
+        generation: Generation,
+        deadline: Duration,
+    ) -> Result<bool, Error> {
+        // "Until the rows that have got that far are not none": `wait` itself knows only == and !=.
+        let reached = json!([["cur_cfg", ">=", generation.0]]);
+        let op = wait(DATABASE, &reached, &["cur_cfg"], "!=", &json!([]), deadline);
+        match self.transact(&[op], deadline + REPLY_GRACE)? {
+            Ok(_) => Ok(true),
+            Err(refusal) if refusal.is_wait(0) => Ok(false),
+            Err(refusal) => Err(refusal.into_error("wait for ovs-vswitchd")),
+        }
+    }
+
+    /// The ports that fulfil a condition, joined in a second transaction.
+    fn ports_where(&mut self, condition: &Value) -> Result<Vec<Port>, Error> {
+        let found = self.ask("find ports", &[select("Port", condition, &PORT_COLUMNS)])?;
+        let found = rows(&found[0]);
+        if found.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut ops = Vec::new();
+        for row in found {
+            let port = self.read(Row(row).uuid())?;
+            let interface = self.read(Row(row).uuids("interfaces"))?.into_iter().next();
+            let interface = interface.ok_or_else(|| self.broken("a port has no interface"))?;
+            ops.push(select("Interface", &by_uuid(&interface), &INTERFACE_COLUMNS));
+            ops.push(select("Bridge", &json!([["ports", "includes", port.to_json()]]), &["name"]));
+        }
+        let joined = self.ask("read interfaces", &ops)?;
+        let mut ports = Vec::new();
+        for (row, pair) in found.iter().zip(joined.chunks(2)) {
+            // Gone between the two transactions.
+            let Some(interface) = rows(&pair[0]).first() else { continue };
+            let bridge = match rows(&pair[1]).first() {
+                Some(bridge) => self.read(Row(bridge).text("name"))?.parse().ok(),
+                None => None,
+            };
+            ports.extend(self.read(Row(row).port(Row(interface), bridge))?);
+        }
+        Ok(ports)
+    }
+
+    /// Runs a transaction that is not expected to be refused.
+    fn ask(&mut self, action: &str, ops: &[Value]) -> Result<Vec<Value>, Error> {
+        self.transact(ops, self.deadline)?.map_err(|refusal| refusal.into_error(action))
+    }
+
+    /// Runs a transaction and looks at every element of the answer (RFC 7047 section 4.1.3): one
+    /// for each operation, null behind one that failed, and one more if the commit failed.
+    fn transact(
+        &mut self,
+        ops: &[Value],
+        deadline: Duration,
+    ) -> Result<Result<Vec<Value>, Refusal>, Error> {
+        let mut params = vec![json!(DATABASE)];
+        params.extend_from_slice(ops);
+        let answer = self.call("transact", &Value::Array(params), deadline)?;
+        let elements = match answer {
+            Ok(Value::Array(elements)) => elements,
+            Ok(other) => return Err(self.broken(&format!("a transaction was answered by {other}"))),
+            Err(error) => return Ok(Err(refusal(0, &error))),
+        };
+        if let Some(at) = elements.iter().position(|e| e.get("error").is_some()) {
+            return Ok(Err(refusal(at, &elements[at])));
+        }
+        if elements.len() != ops.len() || !elements.iter().all(Value::is_object) {
+            return Err(self.broken("a transaction was answered in part"));
+        }
+        Ok(Ok(elements))
+    }
+
+    fn call(
+        &mut self,
+        method: &str,
+        params: &Value,
+        deadline: Duration,
+    ) -> Result<Result<Value, Value>, Error> {
+        let until = Instant::now() + deadline;
+        self.connection
+            .send(method, params, until)
+            .and_then(|id| self.connection.answer(id, until))
+            .map_err(|failure| match failure {
+                Failure::Timeout => Error::Timeout { endpoint: self.endpoint.clone(), deadline },
+                Failure::Io(e) => self.broken(&e.to_string()),
+                Failure::Broken(why) => self.broken(&why),
+            })
+    }
+
+    /// The one row of the root table.
+    fn root<'a>(&self, result: &'a Value) -> Result<Row<'a>, Error> {
+        rows(result).first().map(Row).ok_or_else(|| {
+            self.broken("table Open_vSwitch is empty (ovs-vsctl init makes its row)")
+        })
+    }
+
+    fn read<T>(&self, value: Result<T, BadColumn>) -> Result<T, Error> {
+        value.map_err(|bad| self.broken(&bad.to_string()))
+    }
+
+    fn broken(&self, why: &str) -> Error {
+        Error::Broken { endpoint: self.endpoint.clone(), why: why.to_owned() }
+    }
+}
+
+fn refusal(at: usize, element: &Value) -> Refusal {
+    let member = |name: &str| match &element[name] {
+        Value::String(text) => text.clone(),
+        Value::Null => String::new(),
+        other => other.to_string(),
+    };
+    Refusal { at, error: member("error"), details: member("details") }
+}
+
+/// A commit that broke the unique index on `name` (RFC 7047 section 3.1, "constraint violation").
+fn name_taken(refusal: Refusal, commit: usize, name: &IfName, action: &str) -> Error {
+    if refusal.at == commit && refusal.error == "constraint violation" {
+        Error::PortExists { port: name.to_string() }
+    } else {
+        refusal.into_error(action)
+    }
+}
+
+fn no_bridge(name: &IfName) -> Error {
+    Error::NoBridge { bridge: name.to_string() }
+}
+
+/// The rows of a `select`.
+fn rows(result: &Value) -> &[Value] {
+    result["rows"].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn by_name(name: &IfName) -> Value {
+    json!([["name", "==", name.as_str()]])
+}
+
+fn by_uuid(uuid: &Uuid) -> Value {
+    json!([["_uuid", "==", uuid.to_json()]])
+}
+
+fn select(table: &str, condition: &Value, columns: &[&str]) -> Value {
+    json!({ "op": "select", "table": table, "where": condition, "columns": columns })
+}
+
+/// `uuid_name` names the new row inside its transaction. It must be an identifier (RFC 7047
+/// section 3.1, `<id>`): never a port's name, which may hold a dash or a dot.
+fn insert(table: &str, uuid_name: &str, row: &Value) -> Value {
+    json!({ "op": "insert", "table": table, "uuid-name": uuid_name, "row": row })
+}
+
+fn mutate(table: &str, condition: &Value, mutations: &Value) -> Value {
+    json!({ "op": "mutate", "table": table, "where": condition, "mutations": mutations })
+}
+
+/// Holds the transaction back until the rows compare as said, at most `timeout`.
+fn wait(
+    table: &str,
+    condition: &Value,
+    columns: &[&str],
+    until: &str,
+    rows: &Value,
+    timeout: Duration,
+) -> Value {
+    // Rounded up: 0 would be no wait at all.
+    let millis = u64::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
+    json!({
+        "op": "wait", "timeout": millis, "table": table, "where": condition, "columns": columns,
+        "until": until, "rows": rows,
+    })
+}
+
+/// A guard: the transaction fails at once unless the rows are these.
+fn wait_now(table: &str, condition: &Value, columns: &[&str], rows: &Value) -> Value {
+    wait(table, condition, columns, "==", rows, Duration::ZERO)
+}
+
+/// Asks ovs-vswitchd to say when it has applied this transaction (ovs-vswitchd.conf.db(5),
+/// `next_cfg`).
+fn catch_up() -> Value {
+    mutate(DATABASE, &json!([]), &json!([["next_cfg", "+=", 1]]))
+}
+
+/// What the database's log says of the transaction.
+fn comment(text: &str) -> Value {
+    json!({ "op": "comment", "comment": format!("ovs-agent: {text}") })
+}
+
+/// Single keys of `external_ids`. An insert leaves a key that exists as it is (RFC 7047 section
+/// 5.1, `<mutation>`), so each key is deleted first.
+fn merge_external_ids(ids: &BTreeMap<String, Option<String>>) -> Value {
+    let new: BTreeMap<_, _> =
+        ids.iter().filter_map(|(key, id)| Some((key.clone(), id.clone()?))).collect();
+    json!([
+        ["external_ids", "delete", rows::set(ids.keys().map(String::as_str))],
+        ["external_ids", "insert", rows::map(&new)],
+    ])
+}

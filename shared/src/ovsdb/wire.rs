@@ -1,0 +1,513 @@
+//! JSON-RPC 1.0 over a byte stream, as ovsdb-server (RFC 7047 section 4) and the control sockets
+//! of ovs-appctl(8) speak it: JSON objects one behind the other, without any length or delimiter.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+use serde_json::{Value, json};
+
+/// The largest message taken, in bytes. Every port of a switch with 10 000 of them is about 5 MiB.
+pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// Why there is no message.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Nothing came before the deadline.
+    #[error("no answer in time")]
+    Timeout,
+    /// The stream failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// What came, or that nothing more comes, breaks the protocol.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// Cuts a byte stream into JSON objects, however it is split. Pure: it does no input itself.
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+    limit: usize,
+    /// How far `buffer` was looked at; what follows describes the byte at that place.
+    seen: usize,
+    depth: usize,
+    quoted: bool,
+    escaped: bool,
+}
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::with_limit(MAX_MESSAGE)
+    }
+}
+
+impl Decoder {
+    /// A decoder that refuses messages of more than `limit` bytes.
+    pub fn with_limit(limit: usize) -> Self {
+        Self { buffer: Vec::new(), limit, seen: 0, depth: 0, quoted: false, escaped: false }
+    }
+
+    /// Takes what the stream brought.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole object, `None` while it is incomplete. After an error the stream cannot be
+    /// used any more: where the next object begins is not known.
+    pub fn next_value(&mut self) -> Result<Option<Value>, Failure> {
+        if self.depth == 0 {
+            let blank = self.buffer.iter().take_while(|b| b.is_ascii_whitespace()).count();
+            self.buffer.drain(..blank);
+            match self.buffer.first() {
+                None => return Ok(None),
+                Some(b'{') => {}
+                Some(other) => {
+                    return Err(Failure::Broken(format!(
+                        "a JSON object was expected, but byte 0x{other:02x} came"
+                    )));
+                }
+            }
+        }
+        // Braces outside strings are enough to find the end of an object; whether it is JSON at
+        // all is the parser's business.
+        while let Some(&byte) = self.buffer.get(self.seen) {
+            self.seen += 1;
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.quoted => self.escaped = true,
+                b'"' => self.quoted = !self.quoted,
+                b'{' if !self.quoted => self.depth += 1,
+                b'}' if !self.quoted => self.depth -= 1,
+                _ => {}
+            }
+            if self.depth == 0 {
+                let value = serde_json::from_slice(&self.buffer[..self.seen])
+                    .map_err(|e| Failure::Broken(format!("a message is not JSON: {e}")))?;
+                self.buffer.drain(..self.seen);
+                self.seen = 0;
+                return Ok(Some(value));
+            }
+            if self.seen >= self.limit {
+                return Err(Failure::Broken(format!(
+                    "a message has more than {} bytes",
+                    self.limit
+                )));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A JSON-RPC message (RFC 7047 section 4).
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// Somebody asks us.
+    Request {
+        /// To be repeated in the reply; null in a notification.
+        id: Value,
+        /// What is asked.
+        method: String,
+        /// Its parameters.
+        params: Value,
+    },
+    /// The answer to a request of ours.
+    Reply {
+        /// The request's id.
+        id: Value,
+        /// `result`, or `error` where that is not null.
+        answer: Result<Value, Value>,
+    },
+}
+
+impl Message {
+    /// Reads one JSON object as a message.
+    pub fn from_value(value: Value) -> Result<Self, Failure> {
+        let Value::Object(mut members) = value else {
+            return Err(Failure::Broken("a message is not a JSON object".to_owned()));
+        };
+        let mut take = |name: &str| members.remove(name).unwrap_or(Value::Null);
+        let id = take("id");
+        match take("method") {
+            Value::String(method) => Ok(Self::Request { id, method, params: take("params") }),
+            // ovsdb-server leaves out `result` next to an error and the other way round.
+            Value::Null if !id.is_null() => {
+                let answer = match take("error") {
+                    Value::Null => Ok(take("result")),
+                    error => Err(error),
+                };
+                Ok(Self::Reply { id, answer })
+            }
+            _ => Err(Failure::Broken(
+                "a message is neither a request nor the answer to one".to_owned(),
+            )),
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Stream {
+    Unix(UnixStream),
+    Tcp(TcpStream),
+}
+
+impl Stream {
+    fn read(&mut self, bytes: &mut [u8], left: Duration) -> io::Result<usize> {
+        match self {
+            Self::Unix(s) => s.set_read_timeout(Some(left)).and_then(|()| s.read(bytes)),
+            Self::Tcp(s) => s.set_read_timeout(Some(left)).and_then(|()| s.read(bytes)),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8], left: Duration) -> io::Result<usize> {
+        match self {
+            Self::Unix(s) => s.set_write_timeout(Some(left)).and_then(|()| s.write(bytes)),
+            Self::Tcp(s) => s.set_write_timeout(Some(left)).and_then(|()| s.write(bytes)),
+        }
+    }
+}
+
+/// A JSON-RPC peer: sends requests, keeps the answers apart, answers `echo`.
+#[derive(Debug)]
+pub struct Connection {
+    stream: Stream,
+    decoder: Decoder,
+    last_id: u64,
+    /// Requests whose answer somebody will still ask for.
+    open: BTreeSet<u64>,
+    answers: BTreeMap<u64, Result<Value, Value>>,
+    /// Why nothing more can be sent or received.
+    dead: Option<String>,
+}
+
+impl Connection {
+    /// Connects to a unix socket. A full backlog (a frozen server) ends in [`Failure::Timeout`].
+    pub fn unix(path: &Path, until: Instant) -> Result<Self, Failure> {
+        let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)
+            .map_err(io::Error::from)?;
+        // std's connect has no deadline; the kernel's honours SO_SNDTIMEO (socket(7)).
+        let micros = i64::try_from(left(until)?.as_micros()).unwrap_or(i64::MAX).max(1);
+        setsockopt(&fd, sockopt::SendTimeout, &TimeVal::microseconds(micros))
+            .map_err(io::Error::from)?;
+        let address = UnixAddr::new(path).map_err(io::Error::from)?;
+        match connect(fd.as_raw_fd(), &address) {
+            Ok(()) => Ok(Self::new(Stream::Unix(UnixStream::from(fd)))),
+            Err(nix::Error::EAGAIN) => Err(Failure::Timeout),
+            Err(errno) => Err(Failure::Io(errno.into())),
+        }
+    }
+
+    /// Connects over TCP.
+    pub fn tcp(address: SocketAddr, until: Instant) -> Result<Self, Failure> {
+        let stream = match TcpStream::connect_timeout(&address, left(until)?) {
+            Ok(stream) => stream,
+            Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(Failure::Timeout),
+            Err(e) => return Err(Failure::Io(e)),
+        };
+        stream.set_nodelay(true)?;
+        Ok(Self::new(Stream::Tcp(stream)))
+    }
+
+    fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            decoder: Decoder::default(),
+            last_id: 0,
+            open: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            dead: None,
+        }
+    }
+
+    /// Sends a request; the number is what [`Self::answer`] takes.
+    pub fn send(&mut self, method: &str, params: &Value, until: Instant) -> Result<u64, Failure> {
+        self.last_id += 1;
+        let id = self.last_id;
+        self.write(&json!({ "id": id, "method": method, "params": params }), until)?;
+        self.open.insert(id);
+        Ok(id)
+    }
+
+    /// The answer to request `id`: `result`, or a not-null `error`. An answer that did not come
+    /// in time is dropped when it does come.
+    pub fn answer(&mut self, id: u64, until: Instant) -> Result<Result<Value, Value>, Failure> {
+        let answer = loop {
+            match self.answers.remove(&id) {
+                Some(answer) => break Ok(answer),
+                None => match self.receive(until) {
+                    Ok(()) => {}
+                    Err(failure) => break Err(failure),
+                },
+            }
+        };
+        self.open.remove(&id);
+        answer
+    }
+
+    /// Takes one message off the stream.
+    fn receive(&mut self, until: Instant) -> Result<(), Failure> {
+        self.check_alive()?;
+        let message = match self.read_message(until) {
+            Err(Failure::Timeout) => return Err(Failure::Timeout),
+            Err(failure) => return Err(self.die(failure)),
+            Ok(message) => message,
+        };
+        match message {
+            Message::Reply { id, answer } => {
+                if let Some(id) = id.as_u64().filter(|id| self.open.contains(id)) {
+                    self.answers.insert(id, answer);
+                }
+            }
+            // RFC 7047 section 4.1.11: without this answer the server hangs up.
+            Message::Request { id, method, params } if method == "echo" && !id.is_null() => {
+                self.write(&json!({ "id": id, "result": params, "error": null }), until)?;
+            }
+            Message::Request { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn read_message(&mut self, until: Instant) -> Result<Message, Failure> {
+        let mut bytes = [0; 16384];
+        loop {
+            if let Some(value) = self.decoder.next_value()? {
+                return Message::from_value(value);
+            }
+            match self.stream.read(&mut bytes, left(until)?) {
+                Ok(0) => return Err(Failure::Broken("the other side closed it".to_owned())),
+                Ok(count) => self.decoder.feed(&bytes[..count]),
+                Err(e) if is_retried(&e) => {}
+                Err(e) => return Err(Failure::Io(e)),
+            }
+        }
+    }
+
+    fn write(&mut self, message: &Value, until: Instant) -> Result<(), Failure> {
+        self.check_alive()?;
+        let text = message.to_string();
+        let mut rest = text.as_bytes();
+        while !rest.is_empty() {
+            let count = match left(until) {
+                Ok(left) => match self.stream.write(rest, left) {
+                    Ok(count) => count,
+                    Err(e) if is_retried(&e) => 0,
+                    Err(e) => return Err(self.die(Failure::Io(e))),
+                },
+                // Half a message is out: the stream is of no use any more.
+                Err(failure) if rest.len() < text.len() => return Err(self.die(failure)),
+                Err(failure) => return Err(failure),
+            };
+            rest = &rest[count..];
+        }
+        Ok(())
+    }
+
+    fn die(&mut self, failure: Failure) -> Failure {
+        self.dead = Some(failure.to_string());
+        failure
+    }
+
+    fn check_alive(&self) -> Result<(), Failure> {
+        match &self.dead {
+            Some(why) => Err(Failure::Broken(format!("it broke earlier: {why}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The time left until a deadline, never zero (a zero timeout means none to the kernel).
+fn left(until: Instant) -> Result<Duration, Failure> {
+    match until.saturating_duration_since(Instant::now()) {
+        Duration::ZERO => Err(Failure::Timeout),
+        left => Ok(left),
+    }
+}
+
+fn is_retried(error: &io::Error) -> bool {
+    // WouldBlock is how the socket's timeout ends; the deadline is looked at before each try.
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn drain(decoder: &mut Decoder) -> Vec<Value> {
+        let mut values = Vec::new();
+        while let Some(value) = decoder.next_value().unwrap() {
+            values.push(value);
+        }
+        values
+    }
+
+    fn json_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            "[{}\"\\\\\\[\\]]{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::btree_map(any::<String>(), inner, 0..5)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    fn messages() -> impl Strategy<Value = Vec<Value>> {
+        prop::collection::vec(
+            prop::collection::btree_map(any::<String>(), json_value(), 0..5)
+                .prop_map(|m| Value::Object(m.into_iter().collect())),
+            0..4,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn every_split_gives_the_same_messages(messages in messages()) {
+            let text: String = messages.iter().map(|m| format!("{m}\n ")).collect();
+            let bytes = text.trim_end().as_bytes();
+            for at in 0..=bytes.len() {
+                let mut decoder = Decoder::default();
+                let mut got = Vec::new();
+                for part in [&bytes[..at], &bytes[at..]] {
+                    decoder.feed(part);
+                    got.extend(drain(&mut decoder));
+                }
+                prop_assert_eq!(&got, &messages);
+            }
+            let mut decoder = Decoder::default();
+            let mut got = Vec::new();
+            for byte in bytes {
+                decoder.feed(&[*byte]);
+                got.extend(drain(&mut decoder));
+            }
+            prop_assert_eq!(&got, &messages);
+        }
+
+        #[test]
+        fn noise_ends_in_an_error_or_in_objects(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+            let mut decoder = Decoder::with_limit(100);
+            decoder.feed(&noise);
+            while let Ok(Some(value)) = decoder.next_value() {
+                prop_assert!(value.is_object());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_or_too_large_is_refused() {
+        for (text, said) in [
+            ("[1]", "0x5b"),
+            ("{\"a\":[}", "not JSON"),
+            ("} {", "0x7d"),
+            ("{\"a\":\"0123456789012345678901234567890123456789\"}", "more than 40 bytes"),
+        ] {
+            let mut decoder = Decoder::with_limit(40);
+            decoder.feed(text.as_bytes());
+            let error = decoder.next_value().unwrap_err().to_string();
+            assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_message_is_a_request_or_a_reply() {
+        let request = json!({"method": "echo", "params": [], "id": "echo"});
+        assert!(matches!(
+            Message::from_value(request).unwrap(),
+            Message::Request { method, .. } if method == "echo"
+        ));
+        let refusal = json!({"id": 3, "error": {"error": "unknown database"}});
+        assert!(matches!(
+            Message::from_value(refusal).unwrap(),
+            Message::Reply { answer: Err(_), .. }
+        ));
+        assert!(Message::from_value(json!({"id": null, "result": 1})).is_err());
+    }
+
+    fn pair() -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (Connection::new(Stream::Unix(ours)), theirs)
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(300)
+    }
+
+    #[test]
+    fn echo_is_answered_and_replies_may_come_out_of_order() {
+        let (mut connection, mut server) = pair();
+        let first = connection.send("transact", &json!([1]), soon()).unwrap();
+        let second = connection.send("transact", &json!([2]), soon()).unwrap();
+        server
+            .write_all(
+                b"{\"id\":2,\"result\":[\"b\"],\"error\":null}{\"id\":\"echo\",\"method\":\"echo\",\
+                  \"params\":[7]}{\"id\":null,\"method\":\"update\",\"params\":[]}\
+                  {\"id\":99,\"result\":1,\"error\":null}{\"id\":1,\"result\":[\"a\"],\"error\":null}",
+            )
+            .unwrap();
+        assert_eq!(connection.answer(first, soon()).unwrap(), Ok(json!(["a"])));
+        assert_eq!(connection.answer(second, soon()).unwrap(), Ok(json!(["b"])));
+        assert!(connection.open.is_empty() && connection.answers.is_empty());
+
+        let mut bytes = [0; 4096];
+        let count = server.read(&mut bytes).unwrap();
+        let mut decoder = Decoder::default();
+        decoder.feed(&bytes[..count]);
+        let sent = drain(&mut decoder);
+        assert_eq!(sent[2], json!({"id": "echo", "result": [7], "error": null}));
+    }
+
+    #[test]
+    fn a_silent_peer_costs_the_deadline_and_its_late_answer_is_dropped() {
+        let (mut connection, mut server) = pair();
+        let late = connection.send("transact", &json!([]), soon()).unwrap();
+        let before = Instant::now();
+        assert!(matches!(
+            connection.answer(late, before + Duration::from_millis(60)),
+            Err(Failure::Timeout)
+        ));
+        let waited = before.elapsed();
+        assert!(waited >= Duration::from_millis(60) && waited < Duration::from_millis(260));
+        server.write_all(b"{\"id\":1,\"result\":1,\"error\":null}").unwrap();
+        let next = connection.send("transact", &json!([]), soon()).unwrap();
+        server.write_all(b"{\"id\":2,\"result\":2,\"error\":null}").unwrap();
+        assert_eq!(connection.answer(next, soon()).unwrap(), Ok(json!(2)));
+        assert!(connection.answers.is_empty());
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_costs_the_deadline_and_ends_the_connection() {
+        let (mut connection, _server) = pair();
+        let big = json!(["x".repeat(8 << 20)]);
+        let before = Instant::now();
+        let until = before + Duration::from_millis(60);
+        assert!(matches!(connection.send("transact", &big, until), Err(Failure::Timeout)));
+        assert!(before.elapsed() < Duration::from_millis(260));
+        assert!(matches!(
+            connection.send("transact", &json!([]), soon()),
+            Err(Failure::Broken(why)) if why.contains("earlier")
+        ));
+    }
+
+    #[test]
+    fn a_closed_stream_is_told_from_a_silent_one() {
+        let (mut connection, server) = pair();
+        let id = connection.send("transact", &json!([]), soon()).unwrap();
+        drop(server);
+        assert!(matches!(connection.answer(id, soon()), Err(Failure::Broken(_) | Failure::Io(_))));
+    }
+}

@@ -18,5 +18,6 @@ pub mod nat;
 pub mod netns;
 pub mod network;
 pub mod ovsdb;
-pub mod rollback;
+pub mod state;
+pub mod status;
 pub mod vlan;

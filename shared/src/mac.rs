@@ -21,6 +21,10 @@ pub struct MacError {
 }
 
 impl Mac {
+    /// A group address that no bridge forwards (IEEE 802.1Q table 8-1, reserved): where a probe
+    /// frame goes that only the nearest switch shall see.
+    pub const NEAREST_BRIDGE: Self = Self([0x01, 0x80, 0xc2, 0x00, 0x00, 0x0f]);
+
     /// The address for an interface that carries `ip`: `0a:58` and the four bytes of an IPv4
     /// address (the convention of ovs-cni and OVN), or a hash of an IPv6 one. An address handed
     /// on to the next container keeps its MAC, so no neighbour cache goes stale.
@@ -38,6 +42,13 @@ impl Mac {
     pub fn from_hash(seed: &[u8]) -> Self {
         let hash = Sha256::digest(seed);
         Self([0x02, hash[0], hash[1], hash[2], hash[3], hash[4]])
+    }
+
+    /// The same address with the highest locally administered first byte.
+    #[must_use]
+    pub fn raised(self) -> Self {
+        let [_, a, b, c, d, e] = self.0;
+        Self([0xfe, a, b, c, d, e])
     }
 
     /// Takes six bytes; the multicast bit and all zeroes are refused.

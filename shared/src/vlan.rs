@@ -99,6 +99,11 @@ impl PortVlan {
         Self { mode: VlanMode::Trunk, tag: None, trunks: BTreeSet::from([VlanId::UNTAGGED]) }
     }
 
+    /// Every VLAN of the bridge, as an uplink carries them.
+    pub fn all() -> Self {
+        Self { mode: VlanMode::Trunk, tag: None, trunks: BTreeSet::new() }
+    }
+
     /// An access port.
     pub fn access(tag: VlanId) -> Self {
         Self { mode: VlanMode::Access, tag: Some(tag), trunks: BTreeSet::new() }

@@ -228,6 +228,15 @@ impl Pools {
         Ok(leases)
     }
 
+    /// Whether an address is left; [`Error::Exhausted`] if not.
+    pub fn room(&self, subnet: &Subnet) -> Result<(), Error> {
+        let range = Range::of(subnet)?;
+        match Pool::open(&self.dir, subnet.net)? {
+            Some(pool) if pool.used(&range)? >= range.size() => Err(pool.exhausted(&range)?),
+            _ => Ok(()),
+        }
+    }
+
     /// The use of one pool.
     pub fn usage(&self, subnet: &Subnet) -> Result<Usage, Error> {
         let range = Range::of(subnet)?;

@@ -169,7 +169,12 @@ impl Pool {
                 return Ok(lease);
             }
         }
-        Err(Error::Exhausted {
+        Err(self.exhausted(range)?)
+    }
+
+    /// The error that says who holds what.
+    pub(super) fn exhausted(&self, range: &Range) -> Result<Error, Error> {
+        Ok(Error::Exhausted {
             subnet: self.net,
             range: range.text(),
             holders: holders(&self.leases()?),

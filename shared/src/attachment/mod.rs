@@ -1,37 +1,38 @@
 //! One container interface plugged into one bridge, from request to record.
 
+mod attach;
+mod check;
+mod collect;
+mod detach;
+mod freed;
+pub mod owner;
 pub mod record;
 pub mod request;
+mod show;
+mod sweep;
 
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub use check::CheckRequest;
+pub use collect::{Collected, GcRequest};
 pub use record::{Key, Record, Runtime};
 pub use request::{Address, Addressing, AttachRequest};
+use sha2::{Digest as _, Sha256};
 
-use crate::address::Subnet;
+use crate::address::{self, Pools, Subnet};
 use crate::config::Config;
 use crate::error::{Fault, Kind};
-use crate::link::Route;
+use crate::ledger::{Action, Event, Ledger, Written};
 use crate::name::IfName;
+use crate::ovsdb::{self, Client, vswitchd};
+use crate::state::{self, State};
+use crate::{link, lock, netns, network};
 
 /// The engine of one host.
 #[derive(Debug)]
 pub struct Engine {
     config: Config,
-}
-
-/// What CHECK expects to find, beside the record.
-#[derive(Debug, Clone)]
-pub struct CheckRequest {
-    /// Which attachment.
-    pub key: Key,
-    /// The namespace it must be in.
-    pub netns: PathBuf,
-    /// Addresses that must still be on the interface (those of the previous result).
-    pub addresses: Vec<Address>,
-    /// Routes that must still exist.
-    pub routes: Vec<Route>,
 }
 
 /// What STATUS asks about: would an attach succeed now?
@@ -43,17 +44,6 @@ pub struct Readiness {
     pub subnets: Vec<Subnet>,
 }
 
-/// What GC did.
-#[derive(Debug, Clone, Default)]
-pub struct Collected {
-    /// Attachments removed.
-    pub removed: Vec<Record>,
-    /// Attachments of others, or not provably dead, with the reason each was kept.
-    pub kept: Vec<(Record, String)>,
-    /// What could not be removed, one sentence each.
-    pub failed: Vec<String>,
-}
-
 /// What an attachment can fail with.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -63,12 +53,131 @@ pub enum Error {
         /// Which.
         key: Key,
     },
+    /// Every name the template can give is taken.
+    #[error("no free port name for {key} among the {tried} that the naming template gives")]
+    NoName {
+        /// Which attachment.
+        key: Key,
+        /// How many were tried.
+        tried: u32,
+    },
+    /// The container has an interface of that name.
+    #[error("interface {ifname} exists already in {}", netns.display())]
+    InterfaceExists {
+        /// Its name.
+        ifname: IfName,
+        /// The container's namespace.
+        netns: PathBuf,
+    },
+    /// A prefix length that the family does not have.
+    #[error("/{length} is not a prefix length for {ip}")]
+    PrefixLength {
+        /// The address.
+        ip: IpAddr,
+        /// The length.
+        length: u8,
+    },
+    /// CHECK found it otherwise than it was made.
+    #[error("{key}: {what} is {found}, expected {expected}")]
+    Differs {
+        /// Which attachment.
+        key: Key,
+        /// The aspect: "the bridge of port veth-web-eth0".
+        what: String,
+        /// What was found.
+        found: String,
+        /// What was made.
+        expected: String,
+    },
+    /// CHECK sent frames that never reached the switch.
+    #[error("{key}: port {port} passes no frames, though its row in Open vSwitch looks right")]
+    NoFrames {
+        /// Which attachment.
+        key: Key,
+        /// Its port.
+        port: IfName,
+    },
+    /// DEL could not remove everything.
+    #[error("{key} is not fully unplugged: {what}")]
+    Remains {
+        /// Which attachment.
+        key: Key,
+        /// What stays, and why.
+        what: String,
+    },
+    /// An attach failed, and so did its undoing.
+    #[error("{cause}; and then {left}")]
+    Left {
+        /// Why the attach failed.
+        cause: Box<Error>,
+        /// What could not be undone.
+        left: Box<Error>,
+    },
+    /// The namespace.
+    #[error(transparent)]
+    Netns(#[from] netns::Error),
+    /// The kernel.
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    /// Open vSwitch.
+    #[error(transparent)]
+    Ovsdb(#[from] ovsdb::Error),
+    /// The address pools.
+    #[error(transparent)]
+    Address(#[from] address::Error),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] network::Error),
+    /// A lock.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] state::Error),
 }
 
 impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Unknown { .. } => Kind::Missing,
+            Self::Unknown { .. } | Self::Differs { .. } | Self::NoFrames { .. } => Kind::Broken,
+            Self::NoName { .. } => Kind::Exhausted,
+            Self::InterfaceExists { .. } => Kind::Conflict,
+            Self::PrefixLength { .. } => Kind::Invalid,
+            Self::Remains { .. } => Kind::Busy,
+            Self::Left { cause, .. } => cause.kind(),
+            Self::Netns(error) => error.kind(),
+            Self::Link(error) => error.kind(),
+            Self::Ovsdb(error) => error.kind(),
+            Self::Address(error) => error.kind(),
+            Self::Network(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
+            Self::State(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unknown { .. } | Self::Differs { .. } | Self::NoFrames { .. } => {
+                Some("restart the container, so that it is plugged in anew".to_owned())
+            }
+            Self::NoName { .. } => {
+                Some("leave {container} more room in naming_template".to_owned())
+            }
+            Self::InterfaceExists { .. } => {
+                Some("remove it, or ask for another interface name".to_owned())
+            }
+            Self::Remains { .. } => {
+                Some("the same DEL, or \"ovs-port-agent gc\", finishes it".to_owned())
+            }
+            Self::Left { cause, .. } => cause.hint(),
+            Self::Netns(error) => error.hint(),
+            Self::Link(error) => error.hint(),
+            Self::Ovsdb(error) => error.hint(),
+            Self::Address(error) => error.hint(),
+            Self::Network(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
+            Self::State(error) => error.hint(),
+            Self::PrefixLength { .. } => None,
         }
     }
 }
@@ -84,41 +193,94 @@ impl Engine {
         &self.config
     }
 
-    /// Plugs a container in. On an error nothing is left, or the error says what.
-    pub fn attach(&self, request: &AttachRequest) -> Result<Record, Error> {
-        todo!()
+    /// Where this boot's records are.
+    pub fn state(&self) -> State {
+        State::new(self.config.state_dir.clone())
     }
 
-    /// Unplugs. Needs neither namespace nor bridge; success when there is nothing (more) to do.
-    /// Returns the record there was.
-    pub fn detach(&self, key: &Key) -> Result<Option<Record>, Error> {
-        todo!()
+    /// The address pools.
+    pub fn pools(&self) -> Pools {
+        Pools::new(self.state().leases())
+    }
+
+    /// The ledger.
+    pub fn ledger(&self) -> Ledger {
+        let config = &self.config;
+        Ledger::new(config.ledger_path.clone(), self.state().spool(), config.ledger_sync)
     }
 
     /// The record of an attachment.
     pub fn record(&self, key: &Key) -> Result<Option<Record>, Error> {
-        todo!()
+        Ok(state::read(&self.record_path(key))?)
     }
 
-    /// Whether the attachment is as it was made and passes frames.
-    pub fn check(&self, request: &CheckRequest) -> Result<(), Error> {
-        todo!()
-    }
-
-    /// Removes the attachments of `runtime` on `network` that are not in `valid` (container id,
-    /// interface name); only reports those of other runtimes.
-    pub fn collect(
-        &self,
-        runtime: Runtime,
-        network: &str,
-        valid: &BTreeSet<(String, IfName)>,
-    ) -> Result<Collected, Error> {
-        todo!()
+    /// Every record that can be read; of the others, why not.
+    pub fn records(&self) -> Result<(Vec<Record>, Vec<state::Error>), Error> {
+        let (mut records, mut unreadable) = (Vec::new(), Vec::new());
+        for path in state::files(&self.state().attachments())? {
+            match state::read(&path) {
+                Ok(record) => records.extend(record),
+                Err(error) => unreadable.push(error),
+            }
+        }
+        Ok((records, unreadable))
     }
 
     /// Whether an attach would succeed: ovsdb-server and ovs-vswitchd answer, the bridge exists,
     /// each pool has an address left.
     pub fn ready(&self, question: &Readiness) -> Result<(), Error> {
-        todo!()
+        Client::connect(&self.config.ovsdb, attach::OVSDB_DEADLINE)?.view(&question.bridge)?;
+        vswitchd::alive(&self.config.ovsdb, vswitchd::DEADLINE)?;
+        let pools = self.pools();
+        for subnet in &question.subnets {
+            pools.room(subnet)?;
+        }
+        Ok(())
+    }
+
+    fn save(&self, record: &Record) -> Result<(), Error> {
+        Ok(state::write(&self.record_path(&record.key), record)?)
+    }
+
+    fn record_path(&self, key: &Key) -> PathBuf {
+        use std::fmt::Write as _;
+        let hash = Sha256::digest(key.to_string().as_bytes());
+        let mut name = String::with_capacity(37);
+        for byte in &hash[..16] {
+            // Writing to a String cannot fail.
+            let _ = write!(name, "{byte:02x}");
+        }
+        name.push_str(".json");
+        self.state().attachments().join(name)
+    }
+
+    /// Writes one line of history. A ledger that cannot be written never stops a container.
+    fn write_ledger(&self, key: &Key, record: Option<&Record>, action: Action, note: Option<&str>) {
+        let actor = record.map_or(Runtime::Host, |record| record.runtime);
+        let mut event = Event::new(actor.as_str(), action);
+        event.network = Some(key.network.clone());
+        event.container = Some(key.container.clone());
+        event.ifname = Some(key.ifname.to_string());
+        event.note = note.map(str::to_owned);
+        if let Some(record) = record {
+            event.netns = Some(record.netns.display().to_string());
+            event.bridge = Some(record.bridge.to_string());
+            event.port = Some(record.port.to_string());
+            event.vlan = Some(record.vlan.to_string());
+            event.mac = Some(record.mac.to_string());
+            event.addresses = record.addresses.iter().map(|address| address.address).collect();
+        }
+        match self.ledger().append(&event) {
+            Ok(Written::Ledger) => {}
+            Ok(Written::Spool) => tracing::error!(
+                ledger = %self.config.ledger_path.display(),
+                "the ledger cannot be written; the line waits in {}",
+                self.state().spool().display()
+            ),
+            Err(error) => tracing::error!(
+                error = %crate::error::sentence(&error),
+                "neither the ledger nor its spool can be written"
+            ),
+        }
     }
 }

@@ -33,7 +33,7 @@ impl fmt::Display for Key {
 
 /// Who asked for an attachment; GC obeys that runtime's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Runtime {
     /// A CNI runtime.
     Cni,
@@ -41,8 +41,34 @@ pub enum Runtime {
     Docker,
     /// Podman through netavark.
     Podman,
-    /// `ovs-port-agent attach`, or the monitor.
+    /// `ovs-port-agent attach`, or its monitor.
+    #[serde(rename = "port-agent")]
     Host,
+}
+
+impl Runtime {
+    /// The name in records, in `external_ids` and in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cni => "cni",
+            Self::Docker => "docker",
+            Self::Podman => "podman",
+            Self::Host => "port-agent",
+        }
+    }
+
+    /// The reverse of [`Runtime::as_str`].
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Cni, Self::Docker, Self::Podman, Self::Host]
+            .into_iter()
+            .find(|runtime| runtime.as_str() == name)
+    }
+}
+
+impl fmt::Display for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// Names people know a container by.
@@ -75,6 +101,8 @@ pub struct Record {
     pub key: Key,
     /// Who asked for it.
     pub runtime: Runtime,
+    /// The program behind it ("containerd", "podman"): GC by one leaves the other's alone.
+    pub caller: String,
     /// Boot it was made in (`/proc/sys/kernel/random/boot_id`).
     pub boot_id: String,
     /// Whether the attach has finished; an unfinished one is an intent.
@@ -91,8 +119,8 @@ pub struct Record {
     pub port: IfName,
     /// VLANs of the port.
     pub vlan: PortVlan,
-    /// MAC of the host end; zero until known.
-    pub host_mac: Option<Mac>,
+    /// MAC of the host end.
+    pub host_mac: Mac,
     /// MAC of the container's interface.
     pub mac: Mac,
     /// MTU in bytes.

@@ -22,6 +22,8 @@ pub struct AttachRequest {
     pub key: Key,
     /// Who asks.
     pub runtime: Runtime,
+    /// The program that called the front end ("containerd", "podman"), as its process is named.
+    pub caller: String,
     /// The container's network namespace.
     pub netns: PathBuf,
     /// The bridge.

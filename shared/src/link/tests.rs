@@ -56,6 +56,7 @@ fn plug(netlink: &mut Netlink, netns: &Netns, host: &str) -> (u32, u32, Inside) 
         host: &name(host),
         peer: &name("eth0"),
         netns: Some(netns),
+        host_mac: mac().raised(),
         peer_mac: mac(),
         mtu: 1400,
     };
@@ -94,7 +95,8 @@ fn a_taken_name_is_told_apart() {
                 host: &name(host_end),
                 peer: &name(peer),
                 netns: Some(&netns),
-                peer_mac: mac(),
+                host_mac: mac().raised(),
+        peer_mac: mac(),
                 mtu: 1500,
             };
             host.create_veth(&veth).unwrap_err().to_string()

@@ -27,6 +27,8 @@ const ARP_IGNORE_ALL: u32 = 8;
 pub struct Veth<'a> {
     /// Name of the host end.
     pub host: &'a IfName,
+    /// MAC of the host end. Set explicitly, so that udev leaves it alone (addr_assign_type 3).
+    pub host_mac: Mac,
     /// Name of the container end.
     pub peer: &'a IfName,
     /// Namespace of the container end; `None` leaves it here (Docker moves it).
@@ -59,7 +61,7 @@ impl Netlink {
             0,
             vec![
                 LinkAttribute::IfName(veth.host.to_string()),
-                LinkAttribute::Address(host_mac(veth).bytes().to_vec()),
+                LinkAttribute::Address(veth.host_mac.bytes().to_vec()),
                 LinkAttribute::Mtu(veth.mtu),
                 LinkAttribute::Group(HOST_END_GROUP),
                 LinkAttribute::LinkInfo(info),
@@ -116,12 +118,4 @@ impl Netlink {
         }
         Ok(())
     }
-}
-
-/// The MAC of a host end. Set explicitly, so that udev leaves it alone (addr_assign_type 3), and
-/// numerically high, so that a bridge which takes the lowest MAC of its ports never takes this.
-fn host_mac(veth: &Veth<'_>) -> Mac {
-    let seed = format!("{}/{}", veth.host, veth.peer_mac);
-    let [_, a, b, c, d, e] = Mac::from_hash(seed.as_bytes()).bytes();
-    Mac::from_bytes([0xfe, a, b, c, d, e]).unwrap_or(veth.peer_mac)
 }

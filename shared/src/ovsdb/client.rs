@@ -274,6 +274,15 @@ impl Client {
         Ok(())
     }
 
+    /// Sets `mtu_request` of an interface that ovs-vswitchd made, in bytes.
+    pub fn set_mtu(&mut self, interface: &IfName, mtu: u32) -> Result<(), Error> {
+        let row = json!({ "mtu_request": mtu });
+        let op = json!({
+            "op": "update", "table": "Interface", "where": by_name(interface), "row": row,
+        });
+        self.ask("set an MTU", &[op]).map(drop)
+    }
+
     /// The port of that name.
     pub fn port(&mut self, name: &IfName) -> Result<Option<Port>, Error> {
         Ok(self.ports_where(&by_name(name))?.pop())

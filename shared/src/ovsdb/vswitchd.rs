@@ -1,1 +1,8 @@
-//! ovs-vswitchd's control socket (ovs-appctl(8)): is it alive, and what does its datapath see.
+//! stub
+use std::time::Duration;
+use super::{Endpoint, Error};
+use crate::mac::Mac;
+use crate::name::IfName;
+pub const DEADLINE: Duration = Duration::from_secs(2);
+pub fn alive(_e: &Endpoint, _d: Duration) -> Result<(), Error> { Ok(()) }
+pub fn has_seen(_e: &Endpoint, _p: &IfName, _m: Mac) -> Result<bool, Error> { Ok(true) }

@@ -1,0 +1,147 @@
+//! DEL: from the record, or without one from `external_ids`; collects errors and goes on.
+
+use std::collections::BTreeMap;
+
+use super::attach::{OVSDB_DEADLINE, lock_key};
+use super::freed::Freed;
+use super::record::{Key, Record};
+use super::{Engine, Error, owner};
+use crate::error::sentence;
+use crate::ledger::Action;
+use crate::link::{HOST_END_GROUP, Netlink};
+use crate::name::IfName;
+use crate::netns::Netns;
+use crate::ovsdb::{Client, Port};
+use crate::state;
+
+impl Engine {
+    /// Unplugs. Needs neither namespace nor bridge nor configuration of the attachment; succeeds
+    /// when there is nothing (more) to do. Returns the record there was.
+    ///
+    /// # Errors
+    /// [`Error::Remains`] says what could not be removed. The record then stays, so that the same
+    /// call or GC can finish.
+    pub fn detach(&self, key: &Key) -> Result<Option<Record>, Error> {
+        let state = self.state();
+        state.prepare()?;
+        let _lock = state.lock(&lock_key(key))?;
+        // A record that says nothing must not keep the container plugged in.
+        let record = self.record(key).unwrap_or_default();
+        let found = self.unplug(key, record.as_ref())?;
+        if found {
+            self.write_ledger(key, record.as_ref(), Action::Detach, None);
+            self.show_unless_agent();
+        }
+        Ok(record)
+    }
+
+    /// Removes port, link, leases and record of one attachment; the caller holds its lock. True if
+    /// there was anything.
+    pub(super) fn unplug(&self, key: &Key, record: Option<&Record>) -> Result<bool, Error> {
+        let mut remains = Vec::new();
+        let mut names = BTreeMap::new();
+        if let Some(record) = record {
+            names.insert(record.port.clone(), record.host_mac);
+        }
+        match self.delete_ports(key) {
+            Ok(ports) => {
+                for port in ports {
+                    let mac = owner::host_mac(key, &port);
+                    names.insert(port, mac);
+                }
+            }
+            Err(error) => remains.push(format!("its port: {}", sentence(&error))),
+        }
+        let mut gone = true;
+        for (name, mac) in &names {
+            if let Err(error) = delete_host_end(name, *mac) {
+                gone = false;
+                remains.push(format!("its interface {name}: {}", sentence(&error)));
+            }
+        }
+        if let Some(record) = record
+            && let Err(error) = delete_container_end(record)
+        {
+            gone = false;
+            remains.push(format!("{} in {}: {}", key.ifname, record.netns.display(), sentence(&error)));
+        }
+        let mut freed = 0;
+        // An address is free once nothing can use it any more.
+        if gone {
+            match self.release(key, record) {
+                Ok(count) => freed = count,
+                Err(error) => remains.push(format!("its addresses: {}", sentence(&error))),
+            }
+        }
+        if !remains.is_empty() {
+            return Err(Error::Remains { key: key.clone(), what: remains.join("; ") });
+        }
+        let recorded = state::remove(&self.record_path(key))?;
+        Ok(recorded || freed > 0 || !names.is_empty())
+    }
+
+    /// Removes the ports that say they belong to `key`; returns their names.
+    fn delete_ports(&self, key: &Key) -> Result<Vec<IfName>, Error> {
+        let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
+        let ports = ovsdb.ports_with(&owner::identity(key))?;
+        if ports.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows: Vec<_> = ports.iter().map(|port| port.uuid.clone()).collect();
+        let generation = ovsdb.delete_ports(&rows)?;
+        let freed = Freed::new(self.state().freed());
+        for Port { name, .. } in &ports {
+            if let Err(error) = freed.note(name, generation) {
+                tracing::warn!(port = %name, %error, "cannot note that the port name was freed");
+            }
+        }
+        Ok(ports.into_iter().map(|port| port.name).collect())
+    }
+
+    /// Frees the leases; returns how many.
+    fn release(&self, key: &Key, record: Option<&Record>) -> Result<usize, Error> {
+        let (pools, owner) = (self.pools(), key.to_string());
+        match record {
+            Some(record) if record.complete => {
+                let mut count = 0;
+                for held in &record.leases {
+                    count += usize::from(pools.release(held.subnet, held.ip, &owner)?);
+                }
+                Ok(count)
+            }
+            // Without a finished record nobody knows which: look through the pools.
+            _ => Ok(pools.release_all(&owner)?.len()),
+        }
+    }
+}
+
+/// Deletes the host end, and with it its peer, if it is provably the one we made: a veth in our
+/// group with the MAC derived from attachment and name.
+fn delete_host_end(name: &IfName, mac: crate::mac::Mac) -> Result<(), Error> {
+    let mut netlink = Netlink::open()?;
+    if let Some(link) = netlink.link(name)?
+        && link.kind == "veth"
+        && link.group == HOST_END_GROUP
+        && link.mac == Some(mac)
+    {
+        netlink.delete_link(link.index)?;
+    }
+    Ok(())
+}
+
+/// Deletes the container end where the host end was moved or renamed: only in the very namespace
+/// of the record, and only with the recorded MAC.
+fn delete_container_end(record: &Record) -> Result<(), Error> {
+    let Ok(netns) = Netns::open(&record.netns) else { return Ok(()) };
+    if netns.id() != record.netns_id {
+        return Ok(());
+    }
+    let mut inside = netns.enter(Netlink::open)??;
+    if let Some(link) = inside.link(&record.key.ifname)?
+        && link.kind == "veth"
+        && link.mac == Some(record.mac)
+    {
+        inside.delete_link(link.index)?;
+    }
+    Ok(())
+}

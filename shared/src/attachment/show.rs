@@ -1,0 +1,87 @@
+//! The managed block, rendered from the switch.
+
+use super::attach::OVSDB_DEADLINE;
+use super::{Engine, Error, owner};
+use crate::error::sentence;
+use crate::interfaces::{self, BridgeStanza, PortStanza};
+use crate::lock::{self, Lock};
+use crate::ovsdb::Client;
+use crate::state::State;
+
+/// The lock that `ovs-port-agent run` holds for as long as it lives.
+const AGENT: &str = "agent";
+
+/// The lock of whoever writes the interfaces file.
+const WRITER: &str = "interfaces";
+
+impl Engine {
+    /// Makes the managed block show the switch as it is now. True if the file changed.
+    pub fn show(&self) -> Result<bool, Error> {
+        let _lock = self.state().lock(WRITER)?;
+        self.render()
+    }
+
+    /// Says that an agent lives, for as long as the lock is held; `None` if one does already.
+    pub fn claim_agent(&self) -> Result<Option<Lock>, Error> {
+        let state = self.state();
+        state.prepare()?;
+        match state.try_lock(AGENT) {
+            Ok(lock) => Ok(Some(lock)),
+            Err(lock::Error::Busy { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// After an act of a front end: the agent follows the switch by itself; without one the block
+    /// is written here and now. A file that cannot be written never stops a container.
+    pub(super) fn show_unless_agent(&self) {
+        let shown = match self.claim_agent() {
+            Ok(None) => return,
+            // The claim is given up at once: nobody follows the switch from here on.
+            Ok(Some(claim)) => {
+                drop(claim);
+                self.show_once(&self.state())
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = shown {
+            tracing::error!(error = %sentence(&error), "the managed block is out of date");
+        }
+    }
+
+    /// Of many at once one writes for all: who finds the writer at work leaves a mark, and the
+    /// writer looks again.
+    fn show_once(&self, state: &State) -> Result<(), Error> {
+        state.mark_unshown()?;
+        while state.is_unshown() {
+            match state.try_lock(WRITER) {
+                Ok(_lock) => {
+                    state.mark_shown()?;
+                    self.render()?;
+                }
+                Err(lock::Error::Busy { .. }) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn render(&self) -> Result<bool, Error> {
+        let config = self.config();
+        let mut ovsdb = Client::connect(&config.ovsdb, OVSDB_DEADLINE)?;
+        let mut bridges = Vec::new();
+        for bridge in ovsdb.bridges()? {
+            if config.bridges.iter().any(|configured| configured.name == bridge.name) {
+                bridges.push(BridgeStanza { name: bridge.name });
+            }
+        }
+        let mut ports = Vec::new();
+        for port in ovsdb.ports_with(&owner::ours())? {
+            if let (Some(_), Some(bridge), Some(vlan)) = (owner::key_of(&port), port.bridge, port.vlan) {
+                ports.push(PortStanza { name: port.name, bridge, vlan });
+            }
+        }
+        interfaces::update(&config.interfaces_path, &config.managed_block_tag, &bridges, &ports)
+            .map_err(|error| crate::network::Error::from(error).into())
+    }
+}

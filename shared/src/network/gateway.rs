@@ -1,0 +1,248 @@
+//! Networks made on first use: a VLAN of a bridge with subnets of its own, whose gateway is an
+//! internal port of the bridge.
+//!
+//! Kept until `down`, one file each in `/run/ovs-port-agent/networks`, as a bridge is kept.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Error, Network, OPEN_DEADLINE, bridge};
+use crate::address;
+use crate::config::{Config, Mode, Uplink};
+use crate::link::Netlink;
+use crate::mac::Mac;
+use crate::name::IfName;
+use crate::nat;
+use crate::ovsdb::{self, Client, PortSpec};
+use crate::state::{self, State};
+use crate::vlan::{PortVlan, VlanId};
+
+/// `external_ids:ovs-agent-role` of an internal port that is a gateway.
+pub const ROLE_GATEWAY: &str = "gateway";
+
+/// The networks of a host.
+#[derive(Debug)]
+pub struct Networks<'a> {
+    config: &'a Config,
+    state: State,
+}
+
+impl<'a> Networks<'a> {
+    /// The networks of this configuration and of this boot.
+    pub fn new(config: &'a Config) -> Self {
+        Self { config, state: State::new(config.state_dir.clone()) }
+    }
+
+    /// Every network with subnets: those of the configuration, then those made on first use.
+    pub fn all(&self) -> Result<Vec<Network>, Error> {
+        let mut networks: Vec<_> =
+            self.config.bridges.iter().filter_map(Network::of_nat_bridge).collect();
+        networks.extend(self.made()?);
+        Ok(networks)
+    }
+
+    /// The networks made on first use.
+    pub fn made(&self) -> Result<Vec<Network>, Error> {
+        let mut networks = Vec::new();
+        for path in state::files(&self.state.networks())? {
+            networks.extend(state::read(&path)?);
+        }
+        Ok(networks)
+    }
+
+    /// What nftables and routing must do for all networks.
+    pub fn segments(&self) -> Result<Vec<nat::Segment>, Error> {
+        let networks = self.all()?;
+        Ok(networks.iter().filter(|network| network.gateway).map(|n| self.segment(n)).collect())
+    }
+
+    /// What nftables and routing must do for one network.
+    pub fn segment(&self, network: &Network) -> nat::Segment {
+        let uplink = self.config.bridges.iter().find(|b| b.name == network.bridge).and_then(|b| {
+            match &b.mode {
+                Mode::Nat { uplink, .. } => Some(uplink.clone()),
+                Mode::Direct { .. } => None,
+            }
+        });
+        nat::Segment {
+            interface: gateway_port(network),
+            subnets: network.subnets.iter().map(|subnet| subnet.net).collect(),
+            masquerade: network.nat,
+            uplink: uplink.unwrap_or(Uplink::Default),
+        }
+    }
+
+    /// Makes what is missing of `network`: its gateway port, addresses, forwarding and NAT. What
+    /// `up` makes is left to `up`. Returns quickly when everything is there.
+    pub fn ensure(&self, network: &Network, netlink: &mut Netlink) -> Result<(), Error> {
+        if network.is_configured(&self.config.bridges) {
+            return Ok(());
+        }
+        let path = self.path(network);
+        if self.is_made(&path, network)?
+            && (!network.gateway || netlink.link(&gateway_port(network))?.is_some())
+        {
+            return Ok(());
+        }
+        let _lock = self.state.lock("networks")?;
+        let mut network = network.clone();
+        self.refuse_overlap(&network)?;
+        if let Some(before) = state::read::<Network>(&path)? {
+            merge(&mut network, before)?;
+        }
+        if network.gateway {
+            self.make_gateway(&network, netlink)?;
+        }
+        state::write(&path, &network)?;
+        nat::apply(&self.state, &self.segments()?)?;
+        Ok(())
+    }
+
+    fn is_made(&self, path: &PathBuf, network: &Network) -> Result<bool, Error> {
+        Ok(state::read::<Network>(path)?.is_some_and(|made| {
+            (made.gateway || !network.gateway)
+                && (made.nat || !network.nat)
+                && network.subnets.iter().all(|subnet| {
+                    made.subnets.iter().any(|m| m.net == subnet.net && m.gateway == subnet.gateway)
+                })
+        }))
+    }
+
+    fn refuse_overlap(&self, network: &Network) -> Result<(), Error> {
+        for other in self.all()? {
+            for new in &network.subnets {
+                for old in &other.subnets {
+                    let same_place = other.bridge == network.bridge && other.vlan == network.vlan;
+                    if address::overlaps(new.net, old.net) && !(same_place && new.net == old.net) {
+                        return Err(Error::Overlap {
+                            subnet: new.net,
+                            place: network.place(),
+                            other: old.net,
+                            other_place: other.place(),
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn make_gateway(&self, network: &Network, netlink: &mut Netlink) -> Result<(), Error> {
+        let name = gateway_port(network);
+        if network.vlan != VlanId::UNTAGGED {
+            let mut ovsdb = Client::connect(&self.config.ovsdb, bridge::OVSDB_DEADLINE)?;
+            let view = ovsdb.view(&network.bridge)?;
+            let mtu = netlink.link(&network.bridge)?.map(|link| link.mtu);
+            let port = PortSpec {
+                name: name.clone(),
+                interface_type: "internal".to_owned(),
+                vlan: PortVlan::access(network.vlan),
+                ofport_request: None,
+                mac: Some(Mac::from_hash(format!("gateway {name}").as_bytes())),
+                mtu_request: mtu,
+                protected: false,
+                external_ids: role(ROLE_GATEWAY),
+                interface_external_ids: BTreeMap::new(),
+            };
+            match ovsdb.add_port(&view.bridge, &port) {
+                Ok(()) | Err(ovsdb::Error::PortExists { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            ovsdb.wait_open(&name, OPEN_DEADLINE)?;
+        }
+        let link = bridge::wait_for_link(netlink, &name, OPEN_DEADLINE)?;
+        for address in network.gateway_addresses() {
+            netlink.add_address(link.index, address)?;
+        }
+        netlink.set_up(link.index, true)?;
+        Ok(())
+    }
+
+    fn path(&self, network: &Network) -> PathBuf {
+        self.state.networks().join(format!("{}-{}.json", network.bridge, network.vlan))
+    }
+}
+
+/// `external_ids` of a port that is ours but no attachment.
+pub(super) fn role(role: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        ("owner".to_owned(), "ovs-agent".to_owned()),
+        ("ovs-agent-role".to_owned(), role.to_owned()),
+    ])
+}
+
+/// The interface that carries a network's gateway addresses: the bridge's own for the untagged
+/// domain, else an internal port "ovsbr1.30" (or a hash where that is longer than a name may be).
+pub fn gateway_port(network: &Network) -> IfName {
+    if network.vlan == VlanId::UNTAGGED {
+        return network.bridge.clone();
+    }
+    let readable = format!("{}.{}", network.bridge, network.vlan);
+    readable.parse().unwrap_or_else(|_| {
+        let hash = Sha256::digest(readable.as_bytes());
+        let short = format!("gw-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
+        // Eleven letters, digits and a dash always make a name.
+        short.parse().unwrap_or_else(|_| network.bridge.clone())
+    })
+}
+
+/// Adds what an earlier use of the same VLAN made.
+fn merge(network: &mut Network, before: Network) -> Result<(), Error> {
+    for old in before.subnets {
+        match network.subnets.iter_mut().find(|new| new.net == old.net) {
+            None => network.subnets.push(old),
+            Some(new) if new.gateway.is_none() => new.gateway = old.gateway,
+            Some(new) if old.gateway.is_some() && old.gateway != new.gateway => {
+                let word = |ip: Option<std::net::IpAddr>| ip.map_or_else(String::new, |ip| ip.to_string());
+                return Err(Error::OtherGateway {
+                    subnet: new.net,
+                    place: format!("{} VLAN {}", network.bridge, network.vlan),
+                    found: word(old.gateway),
+                    wanted: word(new.gateway),
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    network.gateway |= before.gateway;
+    network.nat |= before.nat;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::address::Subnet;
+
+    fn network(vlan: u64, gateway: &str) -> Network {
+        Network {
+            bridge: "ovsbr1".parse().unwrap(),
+            vlan: vlan.try_into().unwrap(),
+            subnets: vec![Subnet {
+                net: "10.30.0.0/24".parse().unwrap(),
+                range: None,
+                gateway: Some(gateway.parse().unwrap()),
+            }],
+            gateway: true,
+            nat: false,
+        }
+    }
+
+    #[test]
+    fn a_gateway_port_is_named_after_bridge_and_vlan() {
+        assert_eq!(gateway_port(&network(30, "10.30.0.1")).as_str(), "ovsbr1.30");
+        assert_eq!(gateway_port(&network(0, "10.30.0.1")).as_str(), "ovsbr1");
+        let mut long = network(4094, "10.30.0.1");
+        long.bridge = "a-bridge-of-15b".parse().unwrap();
+        assert!(gateway_port(&long).as_str().starts_with("gw-"));
+    }
+
+    #[test]
+    fn a_second_gateway_in_one_subnet_is_refused() {
+        let mut new = network(30, "10.30.0.254");
+        let error = merge(&mut new, network(30, "10.30.0.1")).unwrap_err();
+        assert!(matches!(error, Error::OtherGateway { .. }), "{error}");
+    }
+}

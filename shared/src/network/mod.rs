@@ -1,0 +1,229 @@
+//! A network: bridge + VLAN + subnets + optional gateway + NAT. The bridges of the configuration
+//! are made by [`host`]; a network with subnets of its own is made on first use ([`gateway`]).
+
+pub mod bridge;
+pub mod datapath;
+pub mod gateway;
+pub mod host;
+
+use std::io;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::address::Subnet;
+use crate::config::{self, Mode};
+use crate::error::{Fault, Kind};
+use crate::name::IfName;
+use crate::vlan::VlanId;
+use crate::{interfaces, link, lock, nat, ovsdb, state};
+
+/// How long ovs-vswitchd may take to open a port of ours or to show a bridge's interface.
+pub(crate) const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// An L2 domain of a bridge, with what lives on it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The bridge.
+    pub bridge: IfName,
+    /// The VLAN; 0 is the bridge's untagged domain.
+    pub vlan: VlanId,
+    /// Its subnets.
+    pub subnets: Vec<Subnet>,
+    /// Whether the host is the gateway: an internal port carries the gateway addresses.
+    pub gateway: bool,
+    /// Whether its traffic is masqueraded.
+    pub nat: bool,
+}
+
+impl Network {
+    /// The network of a NAT bridge of the configuration: its untagged domain.
+    pub fn of_nat_bridge(bridge: &config::Bridge) -> Option<Self> {
+        let Mode::Nat { addresses, .. } = &bridge.mode else { return None };
+        let subnets = addresses
+            .iter()
+            .map(|address| Subnet {
+                net: address.trunc(),
+                range: None,
+                gateway: Some(address.addr()),
+            })
+            .collect();
+        let vlan = VlanId::UNTAGGED;
+        Some(Self { bridge: bridge.name.clone(), vlan, subnets, gateway: true, nat: true })
+    }
+
+    /// Whether this is the network of a NAT bridge of the configuration, which `up` makes.
+    pub fn is_configured(&self, bridges: &[config::Bridge]) -> bool {
+        bridges.iter().filter_map(Self::of_nat_bridge).any(|other| {
+            other.bridge == self.bridge
+                && other.vlan == self.vlan
+                && self.subnets.iter().all(|s| other.subnets.iter().any(|o| o.net == s.net))
+        })
+    }
+
+    /// Bridge and VLAN in words.
+    pub fn place(&self) -> String {
+        if self.vlan == VlanId::UNTAGGED {
+            format!("{}, untagged", self.bridge)
+        } else {
+            format!("{}, VLAN {}", self.bridge, self.vlan)
+        }
+    }
+
+    /// The gateway's addresses.
+    fn gateway_addresses(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.subnets.iter().filter_map(|subnet| {
+            IpNet::new(subnet.gateway?, subnet.net.prefix_len()).ok()
+        })
+    }
+}
+
+/// Why a bridge or network is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A subnet overlaps another network's.
+    #[error("subnet {subnet} of {place} overlaps {other} of {other_place}")]
+    Overlap {
+        /// The new subnet.
+        subnet: IpNet,
+        /// Where it was to live.
+        place: String,
+        /// The subnet there is.
+        other: IpNet,
+        /// Where that lives.
+        other_place: String,
+    },
+    /// Two networks on one VLAN want different gateways in one subnet.
+    #[error("subnet {subnet} of {place} has the gateway {found}, not {wanted}")]
+    OtherGateway {
+        /// The subnet.
+        subnet: IpNet,
+        /// Where it lives.
+        place: String,
+        /// The gateway there is.
+        found: String,
+        /// The gateway asked for.
+        wanted: String,
+    },
+    /// The uplink carries the host's own address.
+    #[error("uplink {uplink} of bridge {bridge} carries {addresses}")]
+    UplinkHasAddress {
+        /// The wired port.
+        uplink: IfName,
+        /// The bridge.
+        bridge: IfName,
+        /// Its addresses.
+        addresses: String,
+    },
+    /// The uplink belongs to another bridge or bond.
+    #[error("uplink {uplink} of bridge {bridge} belongs to {owner}")]
+    UplinkTaken {
+        /// The wired port.
+        uplink: IfName,
+        /// The bridge.
+        bridge: IfName,
+        /// Its owner.
+        owner: String,
+    },
+    /// No such interface.
+    #[error("uplink {uplink} of bridge {bridge} does not exist")]
+    NoUplink {
+        /// The wired port.
+        uplink: IfName,
+        /// The bridge.
+        bridge: IfName,
+    },
+    /// The bridge's own interface did not appear.
+    #[error("interface {bridge} did not appear within {} s of making the bridge", waited.as_secs())]
+    NoInterface {
+        /// The bridge.
+        bridge: IfName,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// Containers are plugged in.
+    #[error("{count} containers are plugged in: {names}")]
+    InUse {
+        /// How many.
+        count: usize,
+        /// Some of them.
+        names: String,
+    },
+    /// The kernel cannot be asked for its datapath.
+    #[error("cannot ask the kernel whether it has the openvswitch datapath")]
+    Datapath {
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The kernel.
+    #[error(transparent)]
+    Link(#[from] link::Error),
+    /// Open vSwitch.
+    #[error(transparent)]
+    Ovsdb(#[from] ovsdb::Error),
+    /// nftables, forwarding, policy routes.
+    #[error(transparent)]
+    Nat(#[from] nat::Error),
+    /// The managed block.
+    #[error(transparent)]
+    Interfaces(#[from] interfaces::Error),
+    /// A lock.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] state::Error),
+}
+
+impl Fault for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Overlap { .. } | Self::OtherGateway { .. } => Kind::Conflict,
+            Self::UplinkHasAddress { .. } | Self::UplinkTaken { .. } | Self::InUse { .. } => {
+                Kind::Conflict
+            }
+            Self::NoUplink { .. } => Kind::Missing,
+            Self::NoInterface { .. } => Kind::Unavailable,
+            Self::Datapath { .. } => Kind::System,
+            Self::Link(error) => error.kind(),
+            Self::Ovsdb(error) => error.kind(),
+            Self::Nat(error) => error.kind(),
+            Self::Interfaces(error) => error.kind(),
+            Self::Lock(error) => error.kind(),
+            Self::State(error) => error.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Overlap { .. } => Some("choose another subnet".to_owned()),
+            Self::OtherGateway { found, .. } => {
+                Some(format!("ask for gateway {found}, or for another VLAN"))
+            }
+            Self::UplinkHasAddress { uplink, bridge, .. } => Some(format!(
+                "moving it to {bridge} would cut the host off: remove the address from {uplink} \
+                 yourself and list it under addresses of {bridge}, or leave uplink out"
+            )),
+            Self::UplinkTaken { uplink, .. } => {
+                Some(format!("take {uplink} out of it first, or name another uplink"))
+            }
+            Self::NoUplink { .. } => {
+                Some("see \"ip link\" for the names, and correct uplink".to_owned())
+            }
+            Self::NoInterface { .. } => {
+                Some("see whether ovs-vswitchd runs (systemctl status ovs-vswitchd)".to_owned())
+            }
+            Self::InUse { .. } => {
+                Some("stop them, or say --force to unplug them".to_owned())
+            }
+            Self::Datapath { .. } => None,
+            Self::Link(error) => error.hint(),
+            Self::Ovsdb(error) => error.hint(),
+            Self::Nat(error) => error.hint(),
+            Self::Interfaces(error) => error.hint(),
+            Self::Lock(error) => error.hint(),
+            Self::State(error) => error.hint(),
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The state directory (`/run/ovs-port-agent`, a tmpfs): where what dies with a boot is kept.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use nix::libc;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Fault, Kind};
+use crate::lock::{self, Lock};
+
+/// How long any process of ours waits for another one's lock.
+const LOCK_DEADLINE: Duration = Duration::from_secs(20);
+
+/// A file of the state directory that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// "read", "write", "remove" …
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The file is there, but says nothing we understand.
+    #[error("{} does not hold what it should", path.display())]
+    Garbage {
+        /// The file.
+        path: PathBuf,
+        /// Where it stops making sense.
+        source: serde_json::Error,
+    },
+}
+
+impl Fault for Error {
+    fn kind(&self) -> Kind {
+        Kind::System
+    }
+}
+
+/// The rooms of the state directory.
+#[derive(Debug, Clone)]
+pub struct State {
+    dir: PathBuf,
+}
+
+impl State {
+    /// The state kept in `dir`. Nothing is touched yet.
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Makes the directories, readable by root alone.
+    pub fn prepare(&self) -> Result<(), Error> {
+        for dir in [self.dir.clone(), self.attachments(), self.networks()] {
+            if !dir.is_dir() {
+                DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|source| {
+                    Error::Io { action: "make directory", path: dir.clone(), source }
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One file for each attachment.
+    pub fn attachments(&self) -> PathBuf {
+        self.dir.join("attachments")
+    }
+
+    /// One file for each network made on first use.
+    pub fn networks(&self) -> PathBuf {
+        self.dir.join("networks")
+    }
+
+    /// The address pools.
+    pub fn leases(&self) -> PathBuf {
+        self.dir.join("leases")
+    }
+
+    /// Ledger lines that could not be written yet.
+    pub fn spool(&self) -> PathBuf {
+        self.dir.join("ledger.spool")
+    }
+
+    /// When port names were freed.
+    pub fn freed(&self) -> PathBuf {
+        self.dir.join("freed")
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Leaves a mark that the managed block is behind.
+    pub(crate) fn mark_unshown(&self) -> Result<(), Error> {
+        let path = self.unshown();
+        File::create(&path)
+            .map(drop)
+            .map_err(|source| Error::Io { action: "make", path, source })
+    }
+
+    /// Takes the mark away.
+    pub(crate) fn mark_shown(&self) -> Result<(), Error> {
+        remove(&self.unshown()).map(drop)
+    }
+
+    /// Whether the mark is there.
+    pub(crate) fn is_unshown(&self) -> bool {
+        self.unshown().exists()
+    }
+
+    fn unshown(&self) -> PathBuf {
+        self.dir.join("unshown")
+    }
+
+    /// Takes the lock on `key` if it is free.
+    pub fn try_lock(&self, key: &str) -> Result<Lock, lock::Error> {
+        Lock::acquire(&self.dir.join("lock"), key, Duration::ZERO)
+    }
+
+    /// Waits for the lock on `key`; held until dropped.
+    pub fn lock(&self, key: &str) -> Result<Lock, lock::Error> {
+        Lock::acquire(&self.dir.join("lock"), key, LOCK_DEADLINE)
+    }
+}
+
+/// Writes `value` as JSON so that a reader sees the old file or the new one, never a part.
+pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
+    let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
+    let text = serde_json::to_vec(value)
+        .map_err(|source| Error::Garbage { path: path.to_owned(), source })?;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&temporary)
+        .map_err(io)?;
+    file.write_all(&text).and_then(|()| fs::rename(&temporary, path)).map_err(|source| {
+        // The half-written file is of no use to anybody; the first error is the one to report.
+        drop(fs::remove_file(&temporary));
+        io(source)
+    })
+}
+
+/// Reads a file that [`write`] wrote; `None` if it is not there.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(Error::Io { action: "read", path: path.to_owned(), source }),
+    };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|source| Error::Garbage { path: path.to_owned(), source })
+}
+
+/// Removes a file; false if it was not there.
+pub fn remove(path: &Path) -> Result<bool, Error> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(Error::Io { action: "remove", path: path.to_owned(), source }),
+    }
+}
+
+/// The files of one of the rooms; temporary ones of [`write`] left out. No directory, no files.
+pub fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+    let io = |source| Error::Io { action: "list", path: dir.to_owned(), source };
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(io(source)),
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(io)?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// This boot's id (random(4), `/proc/sys/kernel/random/boot_id`).
+pub fn boot_id() -> Result<String, Error> {
+    let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
+    fs::read_to_string(&path)
+        .map(|text| text.trim().to_owned())
+        .map_err(|source| Error::Io { action: "read", path, source })
+}
+
+/// Seconds since the epoch.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_and_listed_without_leftovers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        write(&path, &vec![1, 2]).unwrap();
+        fs::write(dir.path().join("b.json.77"), "half").unwrap();
+        assert_eq!(read::<Vec<i32>>(&path).unwrap(), Some(vec![1, 2]));
+        assert_eq!(files(dir.path()).unwrap(), [path.clone()]);
+        assert!(remove(&path).unwrap());
+        assert!(!remove(&path).unwrap());
+        assert_eq!(read::<Vec<i32>>(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_torn_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.json");
+        fs::write(&path, "[1,").unwrap();
+        assert!(matches!(read::<Vec<i32>>(&path), Err(Error::Garbage { .. })));
+    }
+}

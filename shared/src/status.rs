@@ -1,0 +1,262 @@
+//! One picture of the host: bridges, networks, NAT, attachments, pools, health.
+//!
+//! What cannot be read is said under `health`; the rest is shown all the same.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::address::Usage;
+use crate::attachment::{Engine, Record};
+use crate::config::{Mode, Uplink};
+use crate::error::{Fault, sentence};
+use crate::link::Netlink;
+use crate::nat;
+use crate::network::gateway::{Networks, gateway_port};
+use crate::ovsdb::{Client, Port, vswitchd};
+
+/// The picture.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Status {
+    /// The parts everything hangs on.
+    pub health: Vec<Health>,
+    /// The bridges of the configuration.
+    pub bridges: Vec<BridgeStatus>,
+    /// The networks with subnets.
+    pub networks: Vec<NetworkStatus>,
+    /// What is plugged in.
+    pub attachments: Vec<AttachmentStatus>,
+}
+
+/// One part, and whether it works.
+#[derive(Debug, Clone, Serialize)]
+pub struct Health {
+    /// "ovsdb-server", "ovs-vswitchd", "kernel", "records".
+    pub part: String,
+    /// Whether it answers.
+    pub ok: bool,
+    /// What is wrong and what to do; empty if nothing.
+    pub detail: String,
+}
+
+/// One bridge of the configuration.
+#[derive(Debug, Clone, Serialize)]
+pub struct BridgeStatus {
+    /// Its name.
+    pub name: String,
+    /// "direct" or "nat".
+    pub mode: String,
+    /// "up", "down" or "missing".
+    pub state: String,
+    /// "system" or "netdev".
+    pub datapath: String,
+    /// MTU in bytes of its interface.
+    pub mtu: Option<u32>,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Its uplink, "default" for whichever holds the default route.
+    pub uplink: Option<String>,
+    /// Ports, its own and the uplink left out.
+    pub ports: usize,
+}
+
+/// One network with subnets.
+#[derive(Debug, Clone, Serialize)]
+pub struct NetworkStatus {
+    /// Its bridge.
+    pub bridge: String,
+    /// Its VLAN; 0 is untagged.
+    pub vlan: u16,
+    /// Interface that carries the gateway addresses.
+    pub gateway_interface: Option<String>,
+    /// "masquerade", "routed" or "none", and what is missing of it.
+    pub nat: String,
+    /// Its pools.
+    pub pools: Vec<Usage>,
+}
+
+/// One attachment.
+#[derive(Debug, Clone, Serialize)]
+pub struct AttachmentStatus {
+    /// Name people know the container by, else its id.
+    pub container: String,
+    /// Container id.
+    pub id: String,
+    /// "cni", "docker", "podman", "port-agent".
+    pub runtime: String,
+    /// The program behind it.
+    pub caller: String,
+    /// Network name.
+    pub network: String,
+    /// Interface in the container.
+    pub ifname: String,
+    /// Bridge.
+    pub bridge: String,
+    /// VLANs of the port.
+    pub vlan: String,
+    /// Port.
+    pub port: String,
+    /// Addresses.
+    pub addresses: Vec<String>,
+    /// MAC in the container.
+    pub mac: String,
+    /// "ok", or what is wrong.
+    pub state: String,
+    /// Seconds since the epoch.
+    pub since: u64,
+}
+
+/// Looks at everything; changes nothing.
+pub fn look(engine: &Engine) -> Status {
+    let mut status = Status::default();
+    let ports = status.note("ovsdb-server", ports(engine)).unwrap_or_default();
+    status.note("ovs-vswitchd", vswitchd::alive(&engine.config().ovsdb, vswitchd::DEADLINE));
+    let netlink = Netlink::open();
+    if let Some(mut netlink) = status.note("kernel", netlink) {
+        status.bridges(engine, &ports, &mut netlink);
+    }
+    status.networks(engine);
+    status.attachments(engine, &ports);
+    status
+}
+
+type Ports = BTreeMap<String, Port>;
+
+fn ports(engine: &Engine) -> Result<(Ports, BTreeMap<String, String>), crate::ovsdb::Error> {
+    let mut ovsdb = Client::connect(&engine.config().ovsdb, vswitchd::DEADLINE)?;
+    let datapaths = ovsdb
+        .bridges()?
+        .into_iter()
+        .map(|bridge| (bridge.name.to_string(), bridge.datapath_type))
+        .collect();
+    let ports = ovsdb.ports()?.into_iter().map(|port| (port.name.to_string(), port)).collect();
+    Ok((ports, datapaths))
+}
+
+impl Status {
+    /// Keeps the value of what worked, and says what did not.
+    fn note<T, E: Fault>(&mut self, part: &str, result: Result<T, E>) -> Option<T> {
+        let (ok, detail, value) = match result {
+            Ok(value) => (true, String::new(), Some(value)),
+            Err(error) => (false, sentence(&error), None),
+        };
+        self.health.push(Health { part: part.to_owned(), ok, detail });
+        value
+    }
+
+    fn bridges(
+        &mut self,
+        engine: &Engine,
+        (ports, datapaths): &(Ports, BTreeMap<String, String>),
+        netlink: &mut Netlink,
+    ) {
+        for bridge in &engine.config().bridges {
+            let name = bridge.name.to_string();
+            let link = netlink.link(&bridge.name).ok().flatten();
+            let datapath = datapaths.get(&name);
+            let (mode, uplink) = match &bridge.mode {
+                Mode::Direct { uplink, .. } => ("direct", uplink.as_ref().map(ToString::to_string)),
+                Mode::Nat { uplink: Uplink::Default, .. } => ("nat", Some("default".to_owned())),
+                Mode::Nat { uplink: Uplink::Named(uplink), .. } => ("nat", Some(uplink.to_string())),
+            };
+            let addresses = link
+                .as_ref()
+                .and_then(|link| netlink.addresses(link.index).ok())
+                .unwrap_or_default()
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            let state = match (&link, datapath) {
+                (Some(link), Some(_)) if link.up => "up",
+                (Some(_), Some(_)) => "down",
+                _ => "missing",
+            };
+            let own = |port: &&Port| {
+                port.bridge.as_ref() == Some(&bridge.name)
+                    && port.name != bridge.name
+                    && Some(port.name.as_str()) != uplink.as_deref()
+            };
+            self.bridges.push(BridgeStatus {
+                mode: mode.to_owned(),
+                state: state.to_owned(),
+                datapath: match datapath.map(String::as_str) {
+                    Some("") => "system".to_owned(),
+                    Some(other) => other.to_owned(),
+                    None => String::new(),
+                },
+                mtu: link.map(|link| link.mtu),
+                addresses,
+                ports: ports.values().filter(own).count(),
+                uplink,
+                name,
+            });
+        }
+    }
+
+    fn networks(&mut self, engine: &Engine) {
+        let networks = Networks::new(engine.config());
+        for network in self.note("networks", networks.all()).unwrap_or_default() {
+            let nat = match (network.nat, network.gateway) {
+                (true, _) => "masquerade",
+                (false, true) => "routed",
+                (false, false) => "none",
+            };
+            let missing = match nat::missing(&networks.segment(&network)) {
+                Ok(None) => String::new(),
+                Ok(Some(what)) if network.gateway => format!(" ({what} missing)"),
+                Ok(Some(_)) => String::new(),
+                Err(error) => format!(" ({})", sentence(&error)),
+            };
+            let pools = engine.pools();
+            self.networks.push(NetworkStatus {
+                bridge: network.bridge.to_string(),
+                vlan: network.vlan.get(),
+                gateway_interface: network.gateway.then(|| gateway_port(&network).to_string()),
+                nat: format!("{nat}{missing}"),
+                pools: network.subnets.iter().filter_map(|s| pools.usage(s).ok()).collect(),
+            });
+        }
+    }
+
+    fn attachments(&mut self, engine: &Engine, (ports, _): &(Ports, BTreeMap<String, String>)) {
+        let Some((records, unreadable)) = self.note("records", engine.records()) else { return };
+        for error in unreadable {
+            self.note::<(), _>("record", Err(error));
+        }
+        for record in records {
+            let state = match ports.get(record.port.as_str()) {
+                _ if !record.complete => "unfinished",
+                None => "port missing",
+                Some(port) if port.error.is_some() => "port failed",
+                Some(port) if port.bridge.as_ref() != Some(&record.bridge) => "on the wrong bridge",
+                Some(_) => "ok",
+            };
+            self.attachments.push(AttachmentStatus::new(&record, state));
+        }
+    }
+}
+
+impl AttachmentStatus {
+    fn new(record: &Record, state: &str) -> Self {
+        let name = match (&record.labels.namespace, &record.labels.name) {
+            (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+            (None, Some(name)) => name.clone(),
+            _ => record.key.container.clone(),
+        };
+        Self {
+            container: name,
+            id: record.key.container.clone(),
+            runtime: record.runtime.to_string(),
+            caller: record.caller.clone(),
+            network: record.key.network.clone(),
+            ifname: record.key.ifname.to_string(),
+            bridge: record.bridge.to_string(),
+            vlan: record.vlan.to_string(),
+            port: record.port.to_string(),
+            addresses: record.addresses.iter().map(|a| a.address.to_string()).collect(),
+            mac: record.mac.to_string(),
+            state: state.to_owned(),
+            since: record.since,
+        }
+    }
+}

@@ -102,9 +102,7 @@ impl State {
     /// Leaves a mark that the managed block is behind.
     pub(crate) fn mark_unshown(&self) -> Result<(), Error> {
         let path = self.unshown();
-        File::create(&path)
-            .map(drop)
-            .map_err(|source| Error::Io { action: "make", path, source })
+        File::create(&path).map(drop).map_err(|source| Error::Io { action: "make", path, source })
     }
 
     /// Takes the mark away.
@@ -198,9 +196,11 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
 /// This boot's id (random(4), `/proc/sys/kernel/random/boot_id`).
 pub fn boot_id() -> Result<String, Error> {
     let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
-    fs::read_to_string(&path)
-        .map(|text| text.trim().to_owned())
-        .map_err(|source| Error::Io { action: "read", path, source })
+    fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|source| Error::Io {
+        action: "read",
+        path,
+        source,
+    })
 }
 
 /// Seconds since the epoch.

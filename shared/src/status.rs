@@ -157,7 +157,9 @@ impl Status {
             let (mode, uplink) = match &bridge.mode {
                 Mode::Direct { uplink, .. } => ("direct", uplink.as_ref().map(ToString::to_string)),
                 Mode::Nat { uplink: Uplink::Default, .. } => ("nat", Some("default".to_owned())),
-                Mode::Nat { uplink: Uplink::Named(uplink), .. } => ("nat", Some(uplink.to_string())),
+                Mode::Nat { uplink: Uplink::Named(uplink), .. } => {
+                    ("nat", Some(uplink.to_string()))
+                }
             };
             let addresses = link
                 .as_ref()

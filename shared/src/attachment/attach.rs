@@ -184,7 +184,9 @@ impl Walk<'_> {
             };
             let host_end = match netlink.create_veth(&veth) {
                 Ok(index) => index,
-                Err(link::Error::Exists { .. }) if netlink.link(&record.port)?.is_some() => continue,
+                Err(link::Error::Exists { .. }) if netlink.link(&record.port)?.is_some() => {
+                    continue;
+                }
                 Err(link::Error::Exists { .. }) => {
                     return Err(Error::InterfaceExists {
                         ifname: key.ifname.clone(),

@@ -59,7 +59,11 @@ impl Engine {
     fn check_port(&self, say: &Difference<'_>, record: &Record, host: &Link) -> Result<(), Error> {
         let name = &record.port;
         let what = |aspect: &str| format!("{aspect} of {name}");
-        say.same(&what("the MAC"), &host.mac.as_ref().map(ToString::to_string), &Some(record.host_mac.to_string()))?;
+        say.same(
+            &what("the MAC"),
+            &host.mac.as_ref().map(ToString::to_string),
+            &Some(record.host_mac.to_string()),
+        )?;
         say.same(&what("the interface group"), &Some(host.group), &Some(HOST_END_GROUP))?;
         say.same(&what("the MTU"), &Some(host.mtu), &Some(record.mtu))?;
         say.same(&what("the link state"), &Some(updown(host.up)), &Some("up"))?;

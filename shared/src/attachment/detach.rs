@@ -63,7 +63,12 @@ impl Engine {
             && let Err(error) = delete_container_end(record)
         {
             gone = false;
-            remains.push(format!("{} in {}: {}", key.ifname, record.netns.display(), sentence(&error)));
+            remains.push(format!(
+                "{} in {}: {}",
+                key.ifname,
+                record.netns.display(),
+                sentence(&error)
+            ));
         }
         let mut freed = 0;
         // An address is free once nothing can use it any more.

@@ -77,7 +77,9 @@ impl Engine {
         }
         let mut ports = Vec::new();
         for port in ovsdb.ports_with(&owner::ours())? {
-            if let (Some(_), Some(bridge), Some(vlan)) = (owner::key_of(&port), port.bridge, port.vlan) {
+            if let (Some(_), Some(bridge), Some(vlan)) =
+                (owner::key_of(&port), port.bridge, port.vlan)
+            {
                 ports.push(PortStanza { name: port.name, bridge, vlan });
             }
         }

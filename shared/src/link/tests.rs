@@ -96,7 +96,7 @@ fn a_taken_name_is_told_apart() {
                 peer: &name(peer),
                 netns: Some(&netns),
                 host_mac: mac().raised(),
-        peer_mac: mac(),
+                peer_mac: mac(),
                 mtu: 1500,
             };
             host.create_veth(&veth).unwrap_err().to_string()

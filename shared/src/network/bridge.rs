@@ -49,7 +49,9 @@ pub(super) fn ensure(
     done: &mut Done,
 ) -> Result<bool, Error> {
     let uplink = match &bridge.mode {
-        Mode::Direct { uplink: Some(uplink), .. } => Some(free_uplink(bridge, uplink, ovsdb, netlink)?),
+        Mode::Direct { uplink: Some(uplink), .. } => {
+            Some(free_uplink(bridge, uplink, ovsdb, netlink)?)
+        }
         _ => None,
     };
     let mut changed = make(bridge, uplink.as_ref().map(|(link, _)| link), ovsdb)?;
@@ -109,10 +111,9 @@ fn free_uplink(
     ovsdb: &mut Client,
     netlink: &mut Netlink,
 ) -> Result<(Link, bool), Error> {
-    let link = netlink.link(name)?.ok_or_else(|| Error::NoUplink {
-        uplink: name.clone(),
-        bridge: bridge.name.clone(),
-    })?;
+    let link = netlink
+        .link(name)?
+        .ok_or_else(|| Error::NoUplink { uplink: name.clone(), bridge: bridge.name.clone() })?;
     let taken = |owner: String| Error::UplinkTaken {
         uplink: name.clone(),
         bridge: bridge.name.clone(),
@@ -126,7 +127,9 @@ fn free_uplink(
     }
     if let Some(master) = link.master {
         let owner = netlink.link_by_index(master)?;
-        return Err(taken(owner.map_or_else(|| "another device".to_owned(), |o| o.name.to_string())));
+        return Err(taken(
+            owner.map_or_else(|| "another device".to_owned(), |o| o.name.to_string()),
+        ));
     }
     // fe80::/10 comes with every raised interface and is nobody's configuration.
     let addresses: Vec<_> = netlink
@@ -177,10 +180,9 @@ fn add_default_route(
     done: &mut Done,
 ) -> Result<bool, Error> {
     let route = default_route(gateway);
-    let there = netlink
-        .routes(None)?
-        .iter()
-        .any(|found| found.oif == Some(index) && found.route.dst == route.dst && found.route.gw == route.gw);
+    let there = netlink.routes(None)?.iter().any(|found| {
+        found.oif == Some(index) && found.route.dst == route.dst && found.route.gw == route.gw
+    });
     if there {
         return Ok(false);
     }

@@ -129,7 +129,11 @@ impl<'a> Networks<'a> {
         Ok(())
     }
 
-    pub(super) fn make_gateway(&self, network: &Network, netlink: &mut Netlink) -> Result<(), Error> {
+    pub(super) fn make_gateway(
+        &self,
+        network: &Network,
+        netlink: &mut Netlink,
+    ) -> Result<(), Error> {
         let name = gateway_port(network);
         if network.vlan != VlanId::UNTAGGED {
             let mut ovsdb = Client::connect(&self.config.ovsdb, bridge::OVSDB_DEADLINE)?;
@@ -195,7 +199,8 @@ fn merge(network: &mut Network, before: Network) -> Result<(), Error> {
             None => network.subnets.push(old),
             Some(new) if new.gateway.is_none() => new.gateway = old.gateway,
             Some(new) if old.gateway.is_some() && old.gateway != new.gateway => {
-                let word = |ip: Option<std::net::IpAddr>| ip.map_or_else(String::new, |ip| ip.to_string());
+                let word =
+                    |ip: Option<std::net::IpAddr>| ip.map_or_else(String::new, |ip| ip.to_string());
                 return Err(Error::OtherGateway {
                     subnet: new.net,
                     place: format!("{} VLAN {}", network.bridge, network.vlan),

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::Error;
 use super::bridge::{self, Done};
 use super::gateway::Networks;
-use super::Error;
 use crate::config::Config;
 use crate::link::Netlink;
 use crate::nat;

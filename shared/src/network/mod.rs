@@ -73,9 +73,9 @@ impl Network {
 
     /// The gateway's addresses.
     fn gateway_addresses(&self) -> impl Iterator<Item = IpNet> + '_ {
-        self.subnets.iter().filter_map(|subnet| {
-            IpNet::new(subnet.gateway?, subnet.net.prefix_len()).ok()
-        })
+        self.subnets
+            .iter()
+            .filter_map(|subnet| IpNet::new(subnet.gateway?, subnet.net.prefix_len()).ok())
     }
 }
 
@@ -214,9 +214,7 @@ impl Fault for Error {
             Self::NoInterface { .. } => {
                 Some("see whether ovs-vswitchd runs (systemctl status ovs-vswitchd)".to_owned())
             }
-            Self::InUse { .. } => {
-                Some("stop them, or say --force to unplug them".to_owned())
-            }
+            Self::InUse { .. } => Some("stop them, or say --force to unplug them".to_owned()),
             Self::Datapath { .. } => None,
             Self::Link(error) => error.hint(),
             Self::Ovsdb(error) => error.hint(),

@@ -1,13 +1,54 @@
 //! The ledger: an append-only, hash-chained history of every act, one JSON object a line.
+//!
+//! Any number of processes write it. The lock is the file's own (flock(2)): it needs no other
+//! file that could be missing or full, and the kernel releases it when its holder dies. A line is
+//! one write, undone if it comes out short, so that no line is ever glued to another.
 
+mod line;
+mod segment;
+mod spool;
+#[cfg(test)]
+mod tests;
+
+pub use line::{Damage, Hash, Line, MAX_ADDRESSES, MAX_FIELD, MAX_LINE, Time};
+
+use std::fs;
 use std::io;
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use self::line::{Chain, GENESIS, Stamped};
+use self::segment::{Segment, Tail, beside};
+use self::spool::Spool;
 use crate::error::{Fault, Kind};
+
+/// Name of the spool in the state directory.
+pub const SPOOL: &str = "ledger.spool";
+
+/// Suffix of the file beside the ledger that keeps what was cut off a torn tail.
+pub const TORN: &str = "torn";
+
+/// Size in bytes at which the ledger is rotated: some 35 000 lines.
+pub const SEGMENT_SIZE: u64 = 16 << 20;
+
+/// Sealed segments that are kept; the oldest is deleted when a rotation makes one more.
+pub const SEGMENTS_KEPT: usize = 8;
+
+/// Longest wait for another writer. A line takes microseconds, with `Sync::Always` one
+/// fdatasync; whoever holds the lock for this long is stopped or its disk is.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// Longest wait for the spool, which is in memory.
+const SPOOL_WAIT: Duration = Duration::from_secs(1);
+
+/// Files one append may try: one damaged, one full, one whose fdatasync fails, a fresh one.
+const ROUNDS: usize = 4;
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,15 +167,47 @@ pub enum Error {
     /// Somebody held the ledger's lock for too long.
     #[error(transparent)]
     Lock(#[from] crate::lock::Error),
+    /// The line is nowhere: the spool refused it after the ledger did.
+    #[error("neither the ledger nor its spool takes a line ({ledger})")]
+    Unwritten {
+        /// What the ledger said, with its causes.
+        ledger: String,
+        /// What the spool said.
+        source: Box<Self>,
+    },
 }
 
 impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Io { .. } => Kind::System,
+            Self::Io { .. } | Self::Unwritten { .. } => Kind::System,
             Self::Lock(lock) => lock.kind(),
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Io { source, path, .. } => hint(source, path),
+            Self::Lock(lock) => lock.hint(),
+            Self::Unwritten { source, .. } => source.hint(),
+        }
+    }
+}
+
+fn hint(source: &io::Error, path: &Path) -> Option<String> {
+    let path = path.display();
+    match source.kind() {
+        io::ErrorKind::StorageFull => Some(format!("free space on the file system of {path}")),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            Some(format!("remount the file system of {path} read-write"))
+        }
+        io::ErrorKind::PermissionDenied => Some(format!("run as root, or see who owns {path}")),
+        _ => None,
+    }
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> Error {
+    Error::Io { action, path: path.to_owned(), source }
 }
 
 /// The ledger of a host.
@@ -143,20 +216,203 @@ pub struct Ledger {
     path: PathBuf,
     spool: PathBuf,
     sync: Sync,
+    /// `None`: the machine's.
+    boot: Option<String>,
+    size: u64,
+    kept: usize,
 }
 
 impl Ledger {
     /// The ledger at `path`, spooling to the file `spool` while `path` cannot be written.
     pub fn new(path: PathBuf, spool: PathBuf, sync: Sync) -> Self {
-        Self { path, spool, sync }
+        Self { path, spool, sync, boot: None, size: SEGMENT_SIZE, kept: SEGMENTS_KEPT }
+    }
+
+    /// The same ledger written under another boot id than the machine's.
+    #[must_use]
+    pub fn with_boot(self, boot: &str) -> Self {
+        Self { boot: Some(boot.to_owned()), ..self }
+    }
+
+    /// The same ledger, rotated at `size` bytes, with `kept` sealed segments (at least one).
+    #[must_use]
+    pub fn with_rotation(self, size: u64, kept: usize) -> Self {
+        Self { size: size.max(1), kept: kept.max(1), ..self }
     }
 
     /// Appends one line. Whatever is in the spool goes first. An unwritable ledger spools; an
     /// error means that neither took the line.
     pub fn append(&self, event: &Event) -> Result<Written, Error> {
-        todo!()
+        let stamped = Stamped::now(event, self.boot_id()?);
+        let Err(error) = self.write(Some(&stamped), None) else { return Ok(Written::Ledger) };
+        let ledger = crate::error::chain(&error);
+        spool::push(&self.spool, &stamped, Instant::now() + SPOOL_WAIT)
+            .map_err(|source| Error::Unwritten { ledger, source: Box::new(source) })?;
+        let waiting = self.spool.display();
+        let error = crate::error::sentence(&error);
+        tracing::error!("the ledger cannot be written, its lines wait in {waiting}: {error}");
+        Ok(Written::Spool)
+    }
+
+    /// Moves the spool into the ledger and forces the ledger to disk: the agent's part of
+    /// [`Sync::Agent`], to be called about once a second while lines come in.
+    ///
+    /// A failed fdatasync is never tried again on the same file, since the kernel may answer
+    /// success for pages it has dropped: the file is sealed and the next one says why.
+    pub fn flush(&self) -> Result<(), Error> {
+        if spool::size(&self.spool) > 0 {
+            self.write(None, None)?;
+        }
+        let io = |path: &Path, source| io_error("sync", path, source);
+        let newest = segment::list(&self.path)?.pop().map(|(_, sealed)| sealed);
+        for path in newest.iter().chain([&self.path]) {
+            let file = match fs::File::open(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other.map_err(|source| io(path, source))?,
+            };
+            let Err(source) = file.sync_data() else { continue };
+            let ours = file.metadata().map_err(|source| io(path, source))?;
+            let note = sync_note(path, &source);
+            let current = Segment::open(&self.path, Instant::now() + LOCK_WAIT)?;
+            if segment::is_at(&ours, &self.path).map_err(|source| io(path, source))? {
+                current.seal(&self.path, self.kept)?;
+                self.write(None, Some(note))?;
+            }
+            return Err(io(path, source));
+        }
+        Ok(())
+    }
+
+    /// Writes the spool and `own`, or nothing at all. `note` is for the first line of a new file.
+    fn write(&self, own: Option<&Stamped>, mut note: Option<String>) -> Result<(), Error> {
+        let current = self.boot_id()?;
+        let deadline = Instant::now() + LOCK_WAIT;
+        let io = |action, source| io_error(action, &self.path, source);
+        let mut refusal = None;
+        for _ in 0..ROUNDS {
+            let mut file = Segment::open(&self.path, deadline)?;
+            let mut tail = segment::tail(&file, file.len).map_err(|e| io("read", e))?;
+            if let Tail::Torn { start } = tail {
+                let aside = beside(&self.path, TORN);
+                tracing::warn!(aside = %aside.display(), "the ledger ends in an unfinished line");
+                file.quarantine(start, &aside).map_err(|e| io("mend the tail of", e))?;
+                tail = segment::tail(&file, file.len).map_err(|e| io("read", e))?;
+            }
+            let mut chain = match tail {
+                Tail::Whole { seq, boot, hash } => Chain::new(seq, hash, Some(boot)),
+                Tail::Empty => {
+                    let actor = own.map_or("port-agent", |own| &own.event.actor);
+                    self.begin(actor, current, note.take())?
+                }
+                Tail::Torn { .. } | Tail::Damaged { .. } => {
+                    let sealed = file.seal(&self.path, self.kept)?;
+                    tracing::error!(file = %sealed.display(), "damaged ledger set aside");
+                    continue;
+                }
+            };
+            let spool = self.spooled();
+            if file.len >= self.size && spool.is_none() {
+                file.seal(&self.path, self.kept)?;
+                continue;
+            }
+            let waiting = spool.as_ref().map_or(&[][..], |spool| &spool.waiting);
+            // Whoever moved the spool before us may have died before emptying it. What it wrote
+            // is at the end of this file: each spooled line, perhaps a boot line with it, its own.
+            let moved = match waiting {
+                [] => Vec::new(),
+                _ => segment::recent(&file, file.len, waiting.len() * 2 + 64)
+                    .map_err(|e| io("read", e))?,
+            };
+            for stamped in waiting {
+                if !moved.iter().any(|line| stamped.is_told_by(line)) {
+                    chain.push(stamped, true, current).map_err(|e| io("append to", e))?;
+                }
+            }
+            if let Some(own) = own {
+                chain.push(own, false, current).map_err(|e| io("append to", e))?;
+            }
+            let before = file.len;
+            if !chain.bytes().is_empty() {
+                file.append(chain.bytes()).map_err(|e| io("append to", e))?;
+            }
+            if let Err(source) = self.force(&file, before == 0) {
+                note = Some(sync_note(&self.path, &source));
+                refusal = Some(io("sync", source));
+                file.cut(before).map_err(|e| io("cut", e))?;
+                file.seal(&self.path, self.kept)?;
+                continue;
+            }
+            if let Some(Err(error)) = spool.map(Spool::clear) {
+                tracing::warn!(spool = %self.spool.display(), %error, "cannot empty the spool");
+            }
+            return Ok(());
+        }
+        let unfit = || io("append to", io::Error::other("every new file turns out unfit"));
+        Err(refusal.unwrap_or_else(unfit))
+    }
+
+    /// The lines that wait in the spool. One that cannot be read now is left for a later append:
+    /// it must not keep a sound ledger from being written.
+    fn spooled(&self) -> Option<Spool> {
+        Spool::take(&self.spool, Instant::now() + SPOOL_WAIT).unwrap_or_else(|error| {
+            let error = crate::error::sentence(&error);
+            tracing::error!("the ledger's spool stays where it is: {error}");
+            None
+        })
+    }
+
+    /// The chain for an empty file: of a new ledger, or continued from the newest segment.
+    fn begin(&self, actor: &str, boot: &str, note: Option<String>) -> Result<Chain, Error> {
+        for (_, sealed) in segment::list(&self.path)?.into_iter().rev() {
+            let io = |source| io_error("read", &sealed, source);
+            let file = fs::File::open(&sealed).map_err(io)?;
+            let len = file.metadata().map_err(io)?.len();
+            let (mut chain, action, note) = match segment::tail(&file, len).map_err(io)? {
+                Tail::Empty => continue,
+                Tail::Whole { seq, boot, hash } => {
+                    (Chain::new(seq, hash, Some(boot)), Action::Rotate, note)
+                }
+                Tail::Damaged { seq, hash, damage } => {
+                    let damage = crate::error::chain(&damage);
+                    let note = format!("last line of {} {damage}", sealed.display());
+                    (Chain::new(seq, hash, None), Action::ChainBreak, Some(note))
+                }
+                Tail::Torn { start } => {
+                    let note = format!("{} ends in an unfinished line", sealed.display());
+                    let hash = segment::hash_from(&file, start, len).map_err(io)?;
+                    (Chain::new(0, hash, None), Action::ChainBreak, Some(note))
+                }
+            };
+            let event = Event { note, ..Event::new(actor, action) };
+            chain.push(&Stamped::now(&event, boot), false, boot).map_err(io)?;
+            return Ok(chain);
+        }
+        Ok(Chain::new(0, GENESIS, None))
+    }
+
+    /// Forces `file`, and its name if it is `new`, to disk if the ledger is to be so.
+    fn force(&self, file: &fs::File, new: bool) -> io::Result<()> {
+        match self.sync {
+            Sync::Agent => Ok(()),
+            Sync::Always if new => {
+                file.sync_data()?;
+                segment::sync_directory(&self.path)
+            }
+            Sync::Always => file.sync_data(),
+        }
+    }
+
+    fn boot_id(&self) -> Result<&str, Error> {
+        static MACHINE: OnceLock<String> = OnceLock::new();
+        if let Some(boot) = self.boot.as_deref().or_else(|| MACHINE.get().map(String::as_str)) {
+            return Ok(boot);
+        }
+        let read = fs::read_to_string(BOOT_ID)
+            .map_err(|source| io_error("read", Path::new(BOOT_ID), source))?;
+        Ok(MACHINE.get_or_init(|| read.trim().to_owned()))
     }
 }
 
-#[allow(unused)]
-fn _keep(_: IpAddr) {}
+fn sync_note(path: &Path, error: &io::Error) -> String {
+    format!("fdatasync of {} failed: {error}; its newest lines may be lost", path.display())
+}

@@ -304,6 +304,7 @@ fn addresses_are_announced() {
         let (mut host, netns) = (Netlink::open().unwrap(), container());
         let veth = Veth {
             host: &name("veth-web"),
+            host_mac: mac().raised(),
             peer: &name("eth0"),
             netns: Some(&netns),
             peer_mac: mac(),
@@ -450,8 +451,14 @@ fn a_list_read_while_links_come_is_whole() {
         let mut host = Netlink::open().unwrap();
         let pair = |netlink: &mut Netlink, number: u32| {
             let (host_end, peer) = (name(&format!("a{number}")), name(&format!("b{number}")));
-            let veth =
-                Veth { host: &host_end, peer: &peer, netns: None, peer_mac: mac(), mtu: 1500 };
+            let veth = Veth {
+                host: &host_end,
+                host_mac: mac().raised(),
+                peer: &peer,
+                netns: None,
+                peer_mac: mac(),
+                mtu: 1500,
+            };
             netlink.create_veth(&veth).unwrap()
         };
         let old: Vec<u32> = (0..60).map(|n| pair(&mut host, n)).collect();

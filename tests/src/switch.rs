@@ -60,6 +60,7 @@ impl Switch {
         let command = Command::new("ovsdb-server").args([
             DATABASE,
             "--remote=punix:/var/run/openvswitch/db.sock",
+            "--remote=db:Open_vSwitch,Open_vSwitch,manager_options",
             "--pidfile=/var/run/openvswitch/ovsdb-server.pid",
             "--unixctl=/var/run/openvswitch/ovsdb-server.ctl",
             "-vconsole:info",
@@ -72,16 +73,20 @@ impl Switch {
 
     /// Starts ovs-vswitchd and waits until it serves its control socket.
     pub fn start_vswitchd(&self) {
-        let control = "/var/run/openvswitch/ovs-vswitchd.ctl";
         let command = Command::new("ovs-vswitchd").args([
             "unix:/var/run/openvswitch/db.sock",
             "--pidfile=/var/run/openvswitch/ovs-vswitchd.pid",
-            "--unixctl=/var/run/openvswitch/ovs-vswitchd.ctl",
             "-vconsole:info",
             "-vsyslog:off",
         ]);
         let daemon = Daemon::start("ovs-vswitchd", command);
-        daemon.ready(READY, || std::os::unix::net::UnixStream::connect(control).is_ok());
+        // Named after its process, as ovs-appctl(8) looks for it.
+        daemon.ready(READY, || {
+            std::fs::read_to_string(format!("{RUN_DIR}/ovs-vswitchd.pid")).is_ok_and(|pid| {
+                let control = format!("{RUN_DIR}/ovs-vswitchd.{}.ctl", pid.trim());
+                std::os::unix::net::UnixStream::connect(control).is_ok()
+            })
+        });
         *self.part(Part::Vswitchd) = Some(daemon);
     }
 

@@ -492,15 +492,17 @@ mod tests {
     #[test]
     fn a_peer_that_does_not_read_costs_the_deadline_and_ends_the_connection() {
         let (mut connection, _server) = pair();
-        let big = json!(["x".repeat(8 << 20)]);
+        let big = json!(["x".repeat(1 << 20)]);
         let before = Instant::now();
-        let until = before + Duration::from_millis(60);
+        let until = before + Duration::from_millis(500);
         assert!(matches!(connection.send("transact", &big, until), Err(Failure::Timeout)));
-        assert!(before.elapsed() < Duration::from_millis(260));
-        assert!(matches!(
-            connection.send("transact", &json!([]), soon()),
-            Err(Failure::Broken(why)) if why.contains("earlier")
-        ));
+        assert!(before.elapsed() < Duration::from_secs(2));
+        let again = connection.send("transact", &json!([]), soon());
+        assert!(
+            matches!(&again, Err(Failure::Broken(why)) if why.contains("earlier")),
+            "{again:?} {:?}",
+            before.elapsed()
+        );
     }
 
     #[test]

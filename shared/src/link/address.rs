@@ -1,6 +1,6 @@
 //! The IP addresses of a link.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
@@ -9,8 +9,13 @@ use netlink_packet_route::address::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::object::{Object, RTM_NEWADDR};
 use super::socket::{Request, Verb};
 use super::{Error, Netlink};
+
+/// linux/if_addr.h.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
 
 impl Netlink {
     /// The addresses of one link, link-local ones included.
@@ -20,7 +25,7 @@ impl Netlink {
             AddressHeader { family: AddressFamily::Unspec, index, ..AddressHeader::default() };
         let subject = format!("addresses of link {index}");
         let objects = self.dump(&subject, &RouteNetlinkMessage::GetAddress(message))?;
-        Ok(objects.into_iter().filter_map(|object| read(object, index)).collect())
+        Ok(objects.iter().filter_map(|object| read(object, index)).collect())
     }
 
     /// Adds an address (IPv6 without DAD); false if it was there. The same IPv6 address with
@@ -96,20 +101,21 @@ fn message(index: u32, address: IpNet) -> AddressMessage {
 }
 
 /// The address the kernel describes, if it is one of link `index`.
-fn read(object: RouteNetlinkMessage, index: u32) -> Option<IpNet> {
-    let RouteNetlinkMessage::NewAddress(message) = object else { return None };
-    if message.header.index != index {
+fn read(object: &Object, index: u32) -> Option<IpNet> {
+    // struct ifaddrmsg: family, prefix length, flags, scope, index.
+    let (header, attributes) = object.split::<8>(RTM_NEWADDR)?;
+    let [_, prefix_len, _, _, i, j, k, l] = *header;
+    if u32::from_ne_bytes([i, j, k, l]) != index {
         return None;
     }
     let (mut local, mut address) = (None, None);
-    for attribute in message.attributes {
-        match attribute {
-            AddressAttribute::Local(ip) => local = Some(ip),
-            AddressAttribute::Address(ip) => address = Some(ip),
+    for attribute in attributes {
+        match attribute.kind {
+            IFA_LOCAL => local = attribute.ip(),
+            IFA_ADDRESS => address = attribute.ip(),
             _ => {}
         }
     }
     // IFA_ADDRESS is the far end of a point-to-point link; IPv6 sends IFA_LOCAL only there.
-    let ip = local.or(address).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    IpNet::new(ip, message.header.prefix_len).ok()
+    IpNet::new(local.or(address)?, prefix_len).ok()
 }

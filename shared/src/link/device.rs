@@ -3,16 +3,24 @@
 use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    AfSpecInet, AfSpecUnspec, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkInfo,
-    LinkMessage,
+    AfSpecInet, AfSpecUnspec, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage,
 };
 
-use super::socket::{Request, Verb};
+use super::object::{Attribute, Object, RTM_NEWLINK};
+use super::socket::{Answer, Request, Verb};
 use super::{Error, Netlink};
 use crate::mac::Mac;
 use crate::name::IfName;
 
 /// linux/if_link.h.
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_GROUP: u16 = 27;
+const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INET_CONF: u16 = 1;
 
 /// What the kernel says of one link.
@@ -61,7 +69,7 @@ impl Netlink {
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
         let message = message(0, vec![LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats])]);
         let objects = self.dump("links", &RouteNetlinkMessage::GetLink(message))?;
-        Ok(objects.into_iter().filter_map(read).collect())
+        Ok(objects.iter().filter_map(read).collect())
     }
 
     /// Removes the link; false if it was not there.
@@ -151,46 +159,45 @@ pub(super) fn raise(index: u32, up: bool) -> Request {
 }
 
 /// The link of an answer; none if the kernel knows none.
-pub(super) fn found(answer: super::socket::Answer) -> Result<Option<Link>, Error> {
+pub(super) fn found(answer: Answer) -> Result<Option<Link>, Error> {
     match answer {
-        Ok(object) => Ok(object.and_then(read)),
+        Ok(object) => Ok(object.as_ref().and_then(read)),
         Err(Error::Missing { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// The link the kernel describes, if its name is an [`IfName`].
-fn read(object: RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = object else { return None };
+fn read(object: &Object) -> Option<Link> {
+    // struct ifinfomsg: family, padding, type, index, flags, change mask.
+    let (header, attributes) = object.split::<16>(RTM_NEWLINK)?;
+    let [_, _, _, _, i, j, k, l, f, g, m, n, ..] = *header;
     let mut name = None;
     let (mut mac, mut mtu, mut group) = (None, 0, 0);
     let (mut kind, mut peer_index, mut master) = (String::new(), None, None);
-    for attribute in message.attributes {
-        match attribute {
-            LinkAttribute::IfName(text) => name = text.parse().ok(),
-            LinkAttribute::Address(bytes) => {
-                mac = <[u8; 6]>::try_from(bytes).ok().and_then(Mac::from_bytes);
+    for attribute in attributes {
+        match attribute.kind {
+            IFLA_IFNAME => name = attribute.text().and_then(|text| text.parse().ok()),
+            IFLA_ADDRESS => {
+                mac = <[u8; 6]>::try_from(attribute.value).ok().and_then(Mac::from_bytes);
             }
-            LinkAttribute::Mtu(bytes) => mtu = bytes,
-            LinkAttribute::Group(number) => group = number,
-            LinkAttribute::Link(index) => peer_index = Some(index),
-            LinkAttribute::Controller(index) => master = Some(index),
-            LinkAttribute::LinkInfo(infos) => {
-                for info in infos {
-                    if let LinkInfo::Kind(text) = info {
-                        kind = text.to_string();
-                    }
-                }
+            IFLA_MTU => mtu = attribute.number()?,
+            IFLA_GROUP => group = attribute.number()?,
+            IFLA_LINK => peer_index = attribute.number(),
+            IFLA_MASTER => master = attribute.number(),
+            IFLA_LINKINFO => {
+                let own = attribute.nested().find(|info| info.kind == IFLA_INFO_KIND);
+                kind = own.and_then(Attribute::text).unwrap_or_default();
             }
             _ => {}
         }
     }
     Some(Link {
-        index: message.header.index,
+        index: u32::from_ne_bytes([i, j, k, l]),
         name: name?,
         mac,
         mtu,
-        up: message.header.flags.contains(LinkFlags::Up),
+        up: u32::from_ne_bytes([f, g, m, n]) & LinkFlags::Up.bits() != 0,
         group,
         kind,
         peer_index,

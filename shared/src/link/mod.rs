@@ -8,6 +8,7 @@ mod announce;
 mod device;
 mod inside;
 mod neighbour;
+mod object;
 mod offload;
 pub mod probe;
 mod route;

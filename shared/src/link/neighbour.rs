@@ -5,9 +5,13 @@ use std::net::IpAddr;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 
+use super::object::{Object, RTM_NEWNEIGH};
 use super::socket::{Request, Verb};
 use super::{Error, Netlink};
 use crate::mac::Mac;
+
+/// linux/neighbour.h.
+const NDA_LLADDR: u16 = 2;
 
 impl Netlink {
     /// The MAC the kernel resolved for a neighbour on a link, if any.
@@ -27,16 +31,17 @@ impl Netlink {
             message: RouteNetlinkMessage::GetNeighbour(message),
         });
         match answer {
-            Ok(Some(RouteNetlinkMessage::NewNeighbour(found))) => {
-                Ok(found.attributes.into_iter().find_map(|attribute| match attribute {
-                    NeighbourAttribute::LinkLayerAddress(bytes) => {
-                        <[u8; 6]>::try_from(bytes).ok().and_then(Mac::from_bytes)
-                    }
-                    _ => None,
-                }))
-            }
-            Ok(_) | Err(Error::Missing { .. }) => Ok(None),
+            Ok(object) => Ok(object.as_ref().and_then(read)),
+            Err(Error::Missing { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }
+}
+
+/// The MAC of the neighbour the kernel describes, if it is known.
+fn read(object: &Object) -> Option<Mac> {
+    // struct ndmsg.
+    let (_, mut attributes) = object.split::<12>(RTM_NEWNEIGH)?;
+    let address = attributes.find(|a| a.kind == NDA_LLADDR)?;
+    <[u8; 6]>::try_from(address.value).ok().and_then(Mac::from_bytes)
 }

@@ -5,11 +5,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric,
-    RouteProtocol, RouteScope, RouteType, RouteVia,
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+    RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::object::{Attribute, Object, RTM_NEWROUTE, attributes};
 use super::socket::{Request, Verb};
 use super::{Error, Netlink, PROTOCOL};
 
@@ -18,6 +19,18 @@ const MAIN: u32 = 254;
 
 /// Metric of an IPv6 route that was given none (IP6_RT_PRIO_USER).
 const IPV6_PRIORITY: u32 = 1024;
+
+/// linux/rtnetlink.h.
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
+const RTA_PRIORITY: u16 = 6;
+const RTA_METRICS: u16 = 8;
+const RTA_MULTIPATH: u16 = 9;
+const RTA_TABLE: u16 = 15;
+const RTA_VIA: u16 = 18;
+const RTAX_MTU: u16 = 2;
+const RTAX_ADVMSS: u16 = 8;
 
 /// A route of a container or of the host.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -76,7 +89,7 @@ impl Netlink {
             message.header.address_family = family;
             message.attributes.extend(table.map(RouteAttribute::Table));
             let objects = self.dump("routes", &RouteNetlinkMessage::GetRoute(message))?;
-            found.extend(objects.into_iter().flat_map(read));
+            found.extend(objects.iter().filter_map(read).flatten());
         }
         found.retain(|installed| table.is_none_or(|t| t == installed.route.table.unwrap_or(MAIN)));
         Ok(found)
@@ -187,73 +200,71 @@ fn natural_scope(dst: IpNet, gw: Option<IpAddr>, unreachable: bool) -> RouteScop
     }
 }
 
-/// The routes the kernel describes, one for each next hop; none for types we do not use.
-fn read(object: RouteNetlinkMessage) -> Vec<InstalledRoute> {
-    let RouteNetlinkMessage::NewRoute(message) = object else { return Vec::new() };
-    let header = &message.header;
-    let unreachable = header.kind == RouteType::Unreachable;
-    if !unreachable && header.kind != RouteType::Unicast
-        || header.flags.contains(RouteFlags::Cloned)
-    {
-        return Vec::new();
+/// `0.0.0.0` or `::`, for an address family of a header.
+pub(super) fn unspecified(family: u8) -> Option<IpAddr> {
+    match AddressFamily::from(family) {
+        AddressFamily::Inet => Some(Ipv4Addr::UNSPECIFIED.into()),
+        AddressFamily::Inet6 => Some(Ipv6Addr::UNSPECIFIED.into()),
+        _ => None,
     }
-    let everywhere = match header.address_family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => return Vec::new(),
+}
+
+/// The routes the kernel describes, one for each next hop; none for types we do not use.
+fn read(object: &Object) -> Option<Vec<InstalledRoute>> {
+    // struct rtmsg: family, two prefix lengths, TOS, table, protocol, scope, type, flags.
+    let (header, attributes) = object.split::<12>(RTM_NEWROUTE)?;
+    let [family, dst_len, _, _, table, protocol, scope, kind, f, g, h, i] = *header;
+    let unreachable = match RouteType::from(kind) {
+        RouteType::Unicast => false,
+        RouteType::Unreachable => true,
+        _ => return None,
     };
-    let mut dst = everywhere;
-    let mut table = u32::from(header.table);
-    let mut first = Hop::default();
+    if u32::from_ne_bytes([f, g, h, i]) & RouteFlags::Cloned.bits() != 0 {
+        return None;
+    }
+    let mut dst = unspecified(family)?;
+    let mut table = u32::from(table);
+    let mut single = Hop::default();
     let (mut hops, mut priority, mut mtu, mut advmss) = (Vec::new(), None, None, None);
-    for attribute in message.attributes {
-        match attribute {
-            RouteAttribute::Destination(address) => dst = ip(&address).unwrap_or(dst),
-            RouteAttribute::Table(number) => table = number,
-            RouteAttribute::Priority(number) => priority = Some(number),
-            RouteAttribute::Metrics(metrics) => {
-                for metric in metrics {
-                    match metric {
-                        RouteMetric::Mtu(bytes) => mtu = Some(bytes),
-                        RouteMetric::Advmss(bytes) => advmss = Some(bytes),
+    for attribute in attributes {
+        match attribute.kind {
+            RTA_DST => dst = attribute.ip()?,
+            RTA_TABLE => table = attribute.number()?,
+            RTA_PRIORITY => priority = attribute.number(),
+            RTA_METRICS => {
+                for metric in attribute.nested() {
+                    match metric.kind {
+                        RTAX_MTU => mtu = metric.number(),
+                        RTAX_ADVMSS => advmss = metric.number(),
                         _ => {}
                     }
                 }
             }
-            RouteAttribute::MultiPath(several) => {
-                for hop in several {
-                    let mut next = Hop { oif: Some(hop.interface_index), gw: None };
-                    hop.attributes.iter().for_each(|a| next.read(a));
-                    hops.push(next);
-                }
-            }
-            other => first.read(&other),
+            RTA_MULTIPATH => hops = several(attribute.value),
+            _ => single.read(attribute),
         }
     }
-    let Ok(dst) = IpNet::new(dst, header.destination_prefix_length) else { return Vec::new() };
+    let dst = IpNet::new(dst, dst_len).ok()?;
     if hops.is_empty() {
-        hops.push(first);
+        hops.push(single);
     }
-    let given = if dst.addr().is_ipv6() { Some(IPV6_PRIORITY) } else { Some(0) };
-    hops.into_iter()
-        .map(|hop| InstalledRoute {
-            route: Route {
-                dst,
-                gw: hop.gw,
-                mtu,
-                advmss,
-                priority: priority.filter(|_| priority != given),
-                table: Some(table).filter(|t| *t != MAIN),
-                scope: Some(header.scope)
-                    .filter(|scope| *scope != natural_scope(dst, hop.gw, unreachable))
-                    .map(u8::from),
-            },
-            // IPv6 hangs its unreachable routes on lo.
-            oif: hop.oif.filter(|_| !unreachable),
-            protocol: header.protocol.into(),
-            unreachable,
-        })
-        .collect()
+    let given = if dst.addr().is_ipv6() { IPV6_PRIORITY } else { 0 };
+    let installed = hops.into_iter().map(|hop| InstalledRoute {
+        route: Route {
+            dst,
+            gw: hop.gw,
+            mtu,
+            advmss,
+            priority: priority.filter(|p| *p != given),
+            table: Some(table).filter(|t| *t != MAIN),
+            scope: Some(scope).filter(|s| *s != u8::from(natural_scope(dst, hop.gw, unreachable))),
+        },
+        // IPv6 hangs its unreachable routes on lo.
+        oif: hop.oif.filter(|_| !unreachable),
+        protocol,
+        unreachable,
+    });
+    Some(installed.collect())
 }
 
 /// Where a route leads.
@@ -264,21 +275,82 @@ struct Hop {
 }
 
 impl Hop {
-    fn read(&mut self, attribute: &RouteAttribute) {
-        match attribute {
-            RouteAttribute::Oif(index) => self.oif = Some(*index),
-            RouteAttribute::Gateway(address) => self.gw = ip(address),
-            RouteAttribute::Via(RouteVia::Inet6(address)) => self.gw = Some((*address).into()),
-            RouteAttribute::Via(RouteVia::Inet(address)) => self.gw = Some((*address).into()),
+    fn read(&mut self, attribute: Attribute<'_>) {
+        match attribute.kind {
+            RTA_OIF => self.oif = attribute.number(),
+            RTA_GATEWAY => self.gw = attribute.ip(),
+            // struct rtvia: two bytes of address family, then the address.
+            RTA_VIA => {
+                let value = attribute.value.get(2..).unwrap_or_default();
+                self.gw = Attribute { value, ..attribute }.ip();
+            }
             _ => {}
         }
     }
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(ip) => Some((*ip).into()),
-        RouteAddress::Inet6(ip) => Some((*ip).into()),
-        _ => None,
+/// The next hops of RTA_MULTIPATH: each a `struct rtnexthop` (length, flags, hops, index) with
+/// attributes behind it.
+fn several(mut rest: &[u8]) -> Vec<Hop> {
+    let mut hops = Vec::new();
+    while let Some((header, _)) = rest.split_first_chunk::<8>() {
+        let [a, b, _, _, i, j, k, l] = *header;
+        let length = usize::from(u16::from_ne_bytes([a, b]));
+        let Some(inner) = rest.get(8..length) else { break };
+        let mut hop = Hop { oif: Some(u32::from_ne_bytes([i, j, k, l])), gw: None };
+        attributes(inner).for_each(|attribute| hop.read(attribute));
+        hops.push(hop);
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    hops
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_core::Emitable as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn net() -> impl Strategy<Value = IpNet> {
+        let v4 = (any::<Ipv4Addr>(), 0..=32_u8).prop_map(|(ip, len)| IpNet::new(ip.into(), len));
+        let v6 = (any::<Ipv6Addr>(), 0..=128_u8).prop_map(|(ip, len)| IpNet::new(ip.into(), len));
+        prop_oneof![v4, v6].prop_map(|net| net.unwrap().trunc())
+    }
+
+    fn object(message: &RouteMessage) -> Object {
+        let mut bytes = vec![0; message.buffer_len()];
+        message.emit(&mut bytes);
+        Object { kind: RTM_NEWROUTE, bytes }
+    }
+
+    proptest! {
+        #[test]
+        fn a_route_reads_back_as_it_was_asked_for(
+            dst in net(),
+            v4_gw: Option<Ipv4Addr>,
+            v6_gw: Option<Ipv6Addr>,
+            mtu: Option<u32>,
+            advmss: Option<u32>,
+            priority in proptest::option::of(1_u32..1000),
+            table in proptest::option::of(255_u32..),
+            oif in 1_u32..1000,
+        ) {
+            let gw = match dst {
+                IpNet::V4(_) => v4_gw.map(IpAddr::V4).or(v6_gw.map(IpAddr::V6)),
+                IpNet::V6(_) => v6_gw.map(IpAddr::V6),
+            };
+            let route = Route { dst, gw, mtu, advmss, priority, table, scope: None };
+            let found = read(&object(&message(&route, Some(oif), false))).unwrap();
+            let installed =
+                InstalledRoute { route, oif: Some(oif), protocol: PROTOCOL, unreachable: false };
+            prop_assert_eq!(found, [installed]);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>) {
+            drop(several(&bytes));
+            drop(read(&Object { kind: RTM_NEWROUTE, bytes }));
+        }
     }
 }

@@ -1,15 +1,21 @@
 //! Policy routing rules.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::RouteProtocol;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
+use super::object::{Object, RTM_NEWRULE};
 use super::socket::{Request, Verb};
 use super::{Error, Netlink, PROTOCOL};
+
+/// linux/fib_rules.h.
+const FRA_SRC: u16 = 2;
+const FRA_PRIORITY: u16 = 6;
+const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
+const FRA_TABLE: u16 = 15;
+const FRA_PROTOCOL: u16 = 21;
 
 /// One policy routing rule (`ip rule`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +38,7 @@ impl Netlink {
             let mut message = RuleMessage::default();
             message.header.family = family;
             let objects = self.dump("policy rules", &RouteNetlinkMessage::GetRule(message))?;
-            found.extend(objects.into_iter().filter_map(read));
+            found.extend(objects.iter().filter_map(read));
         }
         Ok(found)
     }
@@ -90,28 +96,26 @@ fn message(rule: &Rule) -> RuleMessage {
 }
 
 /// The rule the kernel describes, if it is ours.
-fn read(object: RouteNetlinkMessage) -> Option<Rule> {
-    let RouteNetlinkMessage::NewRule(message) = object else { return None };
-    let mut from = match message.header.family {
-        AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-        _ => return None,
-    };
-    let mut table = u32::from(message.header.table);
+fn read(object: &Object) -> Option<Rule> {
+    // struct fib_rule_hdr: family, two prefix lengths, TOS, table, padding, action, flags.
+    let (header, attributes) = object.split::<12>(RTM_NEWRULE)?;
+    let [family, _, src_len, _, table, ..] = *header;
+    let mut from = super::route::unspecified(family)?;
+    let mut table = u32::from(table);
     let (mut priority, mut suppress_prefixlen, mut ours) = (0, None, false);
-    for attribute in message.attributes {
-        match attribute {
-            RuleAttribute::Source(ip) => from = ip,
-            RuleAttribute::Priority(number) => priority = number,
-            RuleAttribute::Table(number) => table = number,
-            RuleAttribute::Protocol(protocol) => ours = u8::from(protocol) == PROTOCOL,
+    for attribute in attributes {
+        match attribute.kind {
+            FRA_SRC => from = attribute.ip()?,
+            FRA_PRIORITY => priority = attribute.number()?,
+            FRA_TABLE => table = attribute.number()?,
+            FRA_PROTOCOL => ours = attribute.value == [PROTOCOL],
             // The kernel says -1 for none.
-            RuleAttribute::SuppressPrefixLen(length) => {
-                suppress_prefixlen = Some(length).filter(|l| *l != u32::MAX);
+            FRA_SUPPRESS_PREFIXLEN => {
+                suppress_prefixlen = attribute.number().filter(|length| *length != u32::MAX);
             }
             _ => {}
         }
     }
-    let from = IpNet::new(from, message.header.src_len).ok()?;
+    let from = IpNet::new(from, src_len).ok()?;
     ours.then_some(Rule { from, priority, table, suppress_prefixlen })
 }

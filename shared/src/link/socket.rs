@@ -5,8 +5,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NLMSG_NOOP, NLMSG_OVERRUN, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
@@ -16,6 +16,7 @@ use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use super::Error;
+use super::object::{Attribute, Object, attributes};
 
 /// How long to wait for an answer. The kernel does the work inside send(2), so an answer that is
 /// not there at once was lost.
@@ -71,7 +72,7 @@ pub(super) struct Request {
 }
 
 /// The answer to one request: the object for a read, nothing for the rest.
-pub(super) type Answer = Result<Option<RouteNetlinkMessage>, Error>;
+pub(super) type Answer = Result<Option<Object>, Error>;
 
 /// What the kernel refused with: a number and, if it was kind, words.
 #[derive(Debug)]
@@ -128,7 +129,7 @@ enum Incoming {
     /// An acknowledgement or a refusal.
     Verdict(Result<(), Refusal>),
     /// An object.
-    Object(RouteNetlinkMessage),
+    Object(Object),
 }
 
 impl Netlink {
@@ -212,7 +213,7 @@ impl Netlink {
         &mut self,
         subject: &str,
         message: &RouteNetlinkMessage,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    ) -> Result<Vec<Object>, Error> {
         let action = format!("read {subject}");
         let deadline = Instant::now() + DEADLINE;
         while Instant::now() < deadline {
@@ -305,39 +306,33 @@ impl Netlink {
             let text = format!("an answer of {length} bytes, at most {BUFFER} expected");
             system(io::Error::new(io::ErrorKind::InvalidData, text))
         })?;
-        while rest.len() >= NETLINK_HEADER {
-            let size = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]);
-            let size = usize::try_from(size).unwrap_or(usize::MAX);
-            let message = rest.get(..size).filter(|m| m.len() >= NETLINK_HEADER);
-            let parsed = message.ok_or_else(|| "message cut short".to_owned()).and_then(|m| {
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(m).map_err(|e| e.to_string())
-            });
-            let message =
-                parsed.map_err(|text| system(io::Error::new(io::ErrorKind::InvalidData, text)))?;
-            let sequence = message.header.sequence_number;
-            if message.header.flags & NLM_F_DUMP_INTR != 0 {
+        while let Some((header, _)) = rest.split_first_chunk::<NETLINK_HEADER>() {
+            let [a, b, c, d, k, l, f, g, s, t, u, v, ..] = *header;
+            let size = usize::try_from(u32::from_ne_bytes([a, b, c, d])).unwrap_or(usize::MAX);
+            let kind = u16::from_ne_bytes([k, l]);
+            let flags = u16::from_ne_bytes([f, g]);
+            let sequence = u32::from_ne_bytes([s, t, u, v]);
+            let payload = rest.get(NETLINK_HEADER..size).ok_or_else(|| {
+                system(io::Error::new(io::ErrorKind::InvalidData, "an answer cut short"))
+            })?;
+            if flags & NLM_F_DUMP_INTR != 0 {
                 sink(sequence, Incoming::Interrupted);
             }
-            match message.payload {
-                NetlinkPayload::InnerMessage(object) => sink(sequence, Incoming::Object(object)),
-                NetlinkPayload::Error(error) => {
-                    let verdict = match error.raw_code() {
-                        0 => Ok(()),
-                        code => Err(Refusal {
-                            errno: Errno::from_raw(code.saturating_neg()),
-                            words: (message.header.flags & NLM_F_ACK_TLVS != 0)
-                                .then(|| words(&error.header))
-                                .flatten(),
-                        }),
-                    };
+            match kind {
+                NLMSG_ERROR => {
+                    // A capped refusal repeats the header of the request before the words.
+                    let verdict = verdict(payload, flags, 4 + NETLINK_HEADER);
                     sink(sequence, Incoming::Verdict(verdict));
                 }
-                NetlinkPayload::Done(done) if done.code < 0 => {
-                    let errno = Errno::from_raw(done.code.saturating_neg());
-                    sink(sequence, Incoming::Verdict(Err(Refusal { errno, words: None })));
+                NLMSG_DONE => match verdict(payload, flags, 4) {
+                    Ok(()) => sink(sequence, Incoming::Done),
+                    refusal => sink(sequence, Incoming::Verdict(refusal)),
+                },
+                NLMSG_NOOP | NLMSG_OVERRUN => {}
+                kind => {
+                    let object = Object { kind, bytes: payload.to_vec() };
+                    sink(sequence, Incoming::Object(object));
                 }
-                NetlinkPayload::Done(_) => sink(sequence, Incoming::Done),
-                _ => {}
             }
             rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
         }
@@ -357,11 +352,13 @@ fn append(bytes: &mut Vec<u8>, sequence: u32, flags: u16, message: RouteNetlinkM
     message.serialize(&mut bytes[start..]);
 }
 
-/// The kernel's words behind the request header that a capped refusal repeats.
-fn words(repeated: &[u8]) -> Option<String> {
-    use netlink_packet_core::{NlasIterator, parse_string};
-    NlasIterator::new(repeated.get(NETLINK_HEADER..)?)
-        .filter_map(Result::ok)
-        .find(|nla| nla.kind() == NLMSGERR_ATTR_MSG)
-        .and_then(|nla| parse_string(nla.value()).ok())
+/// What an acknowledgement or the end of a dump says; the kernel's words begin at `words`.
+fn verdict(payload: &[u8], flags: u16, words: usize) -> Result<(), Refusal> {
+    let code = payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+    if code >= 0 {
+        return Ok(());
+    }
+    let told = payload.get(words..).filter(|_| flags & NLM_F_ACK_TLVS != 0).unwrap_or_default();
+    let words = attributes(told).find(|a| a.kind == NLMSGERR_ATTR_MSG).and_then(Attribute::text);
+    Err(Refusal { errno: Errno::from_raw(code.saturating_neg()), words })
 }

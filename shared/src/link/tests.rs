@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::panic;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -522,5 +523,38 @@ fn no_descriptor_leaks() {
             assert!(host.delete_link(index).unwrap());
         }
         assert_eq!(count(), before);
+    });
+}
+
+#[test]
+fn routes_of_others_are_read() {
+    private(|| {
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        let (index, _, _inside) = plug(&mut host, &netns, "veth-web");
+        host.add_address(index, net("10.1.0.1/24")).unwrap();
+        host.add_address(index, net("fd00:1::1/64")).unwrap();
+        for arguments in [
+            "route add 10.5.0.0/16 metric 7 nexthop via 10.1.0.2 nexthop via 10.1.0.3 weight 2",
+            "route add fd00:5::/64 nexthop via fd00:1::2 nexthop via fd00:1::3",
+            "route add 10.6.0.0/16 via inet6 fd00:1::4 proto static",
+            "route add blackhole 10.7.0.0/16",
+        ] {
+            let done = Command::new("ip").args(arguments.split(' ')).status().unwrap();
+            assert!(done.success(), "ip {arguments}");
+        }
+        let installed = host.routes(None).unwrap();
+        let gateways = |dst: &str| -> Vec<Option<IpAddr>> {
+            let same = installed.iter().filter(|i| i.route.dst == net(dst));
+            same.inspect(|i| assert_eq!(i.oif, Some(index))).map(|i| i.route.gw).collect()
+        };
+        assert_eq!(gateways("10.5.0.0/16"), [Some(ip("10.1.0.2")), Some(ip("10.1.0.3"))]);
+        assert_eq!(gateways("fd00:5::/64"), [Some(ip("fd00:1::2")), Some(ip("fd00:1::3"))]);
+        assert_eq!(gateways("10.6.0.0/16"), [Some(ip("fd00:1::4"))]);
+        assert_eq!(gateways("10.7.0.0/16"), []);
+        let metric = installed.iter().find(|i| i.route.dst == net("10.5.0.0/16")).unwrap();
+        assert_eq!((metric.route.priority, metric.protocol), (Some(7), 3));
+        // Not ours: it stays.
+        let foreign = Route::new(net("10.6.0.0/16"), Some(ip("fd00:1::4")));
+        assert!(!host.delete_route(&foreign, Some(index)).unwrap());
     });
 }

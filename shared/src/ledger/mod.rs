@@ -5,12 +5,16 @@
 //! one write, undone if it comes out short, so that no line is ever glued to another.
 
 mod line;
+mod reader;
 mod segment;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use line::{Damage, Hash, Line, MAX_ADDRESSES, MAX_FIELD, MAX_LINE, Time};
+pub use reader::{Entry, Filter, Follower, Reader};
+pub use verify::{Break, Report};
 
 use std::fs;
 use std::io;
@@ -399,6 +403,17 @@ impl Ledger {
                 segment::sync_directory(&self.path)
             }
             Sync::Always => file.sync_data(),
+        }
+    }
+
+    /// Boot id of the newest line, if that is in the current file and sound.
+    fn newest_boot(&self) -> Result<Option<String>, Error> {
+        let deadline = Instant::now() + LOCK_WAIT;
+        let Some(file) = Segment::open_to_read(&self.path, deadline)? else { return Ok(None) };
+        match segment::tail(&file, file.len) {
+            Ok(Tail::Whole { boot, .. }) => Ok(Some(boot)),
+            Ok(_) => Ok(None),
+            Err(source) => Err(io_error("read", &self.path, source)),
         }
     }
 

@@ -71,3 +71,12 @@ fn mend(file: &mut Segment, path: &Path) -> io::Result<()> {
         _ => Ok(()),
     }
 }
+
+/// Lines that wait in the spool `path`.
+pub(super) fn count(path: &Path) -> Result<u64, Error> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(io_error("read", path, error)),
+    }
+}

@@ -29,6 +29,12 @@ pub struct NameError {
 }
 
 impl IfName {
+    /// A name that stands in this program.
+    pub(crate) fn known(name: &'static str) -> Self {
+        debug_assert!(name.parse::<Self>().is_ok(), "{name}");
+        Self(name.to_owned())
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -181,6 +181,18 @@ impl Template {
     }
 }
 
+impl Default for Template {
+    /// `veth-{container}-eth{index}`.
+    fn default() -> Self {
+        Self {
+            before: "veth-".to_owned(),
+            between: "-eth".to_owned(),
+            after: String::new(),
+            container_first: true,
+        }
+    }
+}
+
 impl FromStr for Template {
     type Err = TemplateError;
 
@@ -271,6 +283,7 @@ mod tests {
     #[test]
     fn a_short_id_is_kept_and_a_long_one_fills_the_room() {
         let template = template(USERS);
+        assert_eq!(Template::default(), template);
         assert_eq!(template.render("web", 0, 0).as_str(), "veth-web-eth0");
         assert_eq!(template.render("web-1", 0, 0).as_str(), "veth-web-1-eth0");
         assert_eq!(template.render("web", 12, 0).as_str(), "veth-web-eth12");

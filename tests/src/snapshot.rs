@@ -124,6 +124,16 @@ impl Snapshot {
         text
     }
 
+    /// How many lines the picture has.
+    pub fn len(&self) -> usize {
+        self.sections.values().map(Vec::len).sum()
+    }
+
+    /// Whether the picture is blank; it never is.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// The lines of one section.
     pub fn section(&self, name: &str) -> &[String] {
         self.sections.get(name).map_or(&[], Vec::as_slice)

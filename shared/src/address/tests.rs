@@ -326,20 +326,54 @@ fn hammer_process() {
     });
 }
 
+fn hammer(pools: &Pools) -> std::process::Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "address::tests::hammer_process", "--test-threads=1"])
+        .env("POOL_HAMMER", &pools.dir)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn killed_processes_tear_no_lease_and_lose_no_address() {
+    let (_dir, pools) = pools();
+    let range = Some((ip("10.0.0.1"), ip("10.0.0.201")));
+    let net = Subnet { range, ..subnet("10.0.0.0/24", Some("10.0.0.1")) };
+    let used = || pools.usage(&net).unwrap().used;
+    for round in 0..8 {
+        let mut children = [hammer(&pools), hammer(&pools)];
+        // They are killed at work: after so many more leases than before.
+        let enough = (used() + 3 + round).min(199);
+        let start = Instant::now();
+        while used() < enough && start.elapsed().as_secs() < 10 {}
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+    let left = pools.leases().unwrap();
+    assert!(left.len() > 40, "{}", left.len());
+    assert!(left.iter().all(|(_, lease)| lease.owner.starts_with("web/p")), "{left:?}");
+    let mut more = 0;
+    let end = loop {
+        match pools.acquire(&net, &format!("web/more{more}/eth0"), None) {
+            Ok(_) => more += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(end, Error::Exhausted { .. }), "{end}");
+    assert_eq!(left.len() + more, 200);
+    for (_, lease) in left {
+        assert_eq!(pools.release_all(&lease.owner).unwrap(), [lease]);
+    }
+    assert_eq!(used(), more as u64);
+}
+
 #[test]
 fn many_processes_fill_a_pool_to_the_last_address() {
     let (_dir, pools) = pools();
-    let me = std::env::current_exe().unwrap();
-    let children: Vec<_> = (0..4)
-        .map(|_| {
-            Command::new(&me)
-                .args(["--exact", "address::tests::hammer_process", "--test-threads=1"])
-                .env("POOL_HAMMER", &pools.dir)
-                .stdout(std::process::Stdio::null())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
+    let children: Vec<_> = (0..4).map(|_| hammer(&pools)).collect();
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use netns_rs::NetNs;
+use netns_rs::{NetNs, get_from_path};
 
 use crate::command::{Command, Output, raw};
 use crate::daemon::Daemon;
@@ -16,6 +16,7 @@ use crate::traffic::{self, ECHO_PORT, EchoServer};
 #[derive(Debug)]
 pub struct Container {
     name: String,
+    path: PathBuf,
     netns: Option<NetNs>,
 }
 
@@ -23,9 +24,18 @@ impl Container {
     pub(crate) fn new(name: &str) -> Self {
         let netns = NetNs::new(name)
             .unwrap_or_else(|error| panic!("cannot make network namespace {name}: {error}"));
-        let this = Self { name: name.to_owned(), netns: Some(netns) };
+        let path = Path::new("/run/netns").join(name);
+        let this = Self { name: name.to_owned(), path, netns: Some(netns) };
         this.ip("link set lo up");
         this
+    }
+
+    /// The network namespace of a process that someone else started. Dropping it changes nothing.
+    pub fn of_process(name: &str, pid: u32) -> Self {
+        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        let netns = get_from_path(&path)
+            .unwrap_or_else(|error| panic!("no network namespace of {name}: {error}"));
+        Self { name: name.to_owned(), path, netns: Some(netns) }
     }
 
     /// Its name.
@@ -35,7 +45,7 @@ impl Container {
 
     /// The path of its namespace, as a runtime gives it in `CNI_NETNS`.
     pub fn path(&self) -> PathBuf {
-        Path::new("/run/netns").join(&self.name)
+        self.path.clone()
     }
 
     /// A command that will run inside.

@@ -7,7 +7,10 @@ use std::sync::MutexGuard;
 use crate::binary::{Plugin, PortAgent};
 use crate::command::{Command, Output};
 use crate::container::Container;
+use crate::containerd::Containerd;
+use crate::dockerd::Dockerd;
 use crate::isolation::Isolation;
+use crate::podman::Podman;
 use crate::snapshot::Snapshot;
 use crate::switch::{Switch, vsctl};
 use crate::uplink::Uplink;
@@ -91,6 +94,46 @@ impl Host {
     /// The port agent as built.
     pub fn port_agent(&self) -> PortAgent {
         PortAgent::find()
+    }
+
+    /// Puts the CNI plugin and the shipped conflist where `./run install` puts them.
+    pub fn install_plugin(&self) {
+        let target = Path::new("/opt/cni/bin/ovs-agent");
+        std::fs::create_dir_all("/opt/cni/bin")
+            .and_then(|()| std::fs::copy(self.plugin().path(), target))
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", target.display()));
+        self.write(
+            "/etc/cni/net.d/50-ovs-agent.conflist",
+            &self.shipped("conf/50-ovs-agent.conflist"),
+        );
+    }
+
+    /// The text of a file of the checkout.
+    pub fn shipped(&self, path: &str) -> String {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+        let path = checkout.join(path);
+        std::fs::read_to_string(&path)
+            .unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()))
+    }
+
+    /// Mounts a cgroup2 tree alone on `/sys/fs/cgroup`, as Debian has it since version 11.
+    pub fn unified_cgroups(&self) {
+        self.sh("umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup");
+    }
+
+    /// Podman with its CNI backend.
+    pub fn podman(&self) -> Podman {
+        Podman::new(self)
+    }
+
+    /// Starts containerd.
+    pub fn containerd(&self) -> Containerd {
+        Containerd::start(self)
+    }
+
+    /// Starts dockerd.
+    pub fn dockerd(&self) -> Dockerd {
+        Dockerd::start(self)
     }
 
     /// Writes `/etc/ovs-port-agent/config.toml`.

@@ -67,6 +67,30 @@ impl Client {
         }
     }
 
+    /// Asks to be told of every change to bridges and to the VLANs and owners of ports (RFC 7047
+    /// section 4.1.5); [`Self::changed`] waits for one.
+    pub fn watch(&mut self) -> Result<(), Error> {
+        let tables = json!({
+            "Bridge": { "columns": ["name", "ports"] },
+            "Port": { "columns": ["name", "vlan_mode", "tag", "trunks", "external_ids"] },
+        });
+        match self.call("monitor", &json!([DATABASE, null, tables]), self.deadline)? {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::Refused {
+                action: "watch bridges and ports".to_owned(),
+                error: error.to_string(),
+                details: String::new(),
+            }),
+        }
+    }
+
+    /// Waits until something watched has changed; false if nothing did within `deadline`.
+    pub fn changed(&mut self, deadline: Duration) -> Result<bool, Error> {
+        self.connection
+            .change(Instant::now() + deadline)
+            .map_err(|failure| self.failed(failure, deadline))
+    }
+
     /// The bridge and the generations, in one round trip; [`Error::NoBridge`] without it.
     pub fn view(&mut self, bridge: &IfName) -> Result<BridgeView, Error> {
         let results = self.ask(
@@ -433,11 +457,15 @@ impl Client {
         self.connection
             .send(method, params, until)
             .and_then(|id| self.connection.answer(id, until))
-            .map_err(|failure| match failure {
-                Failure::Timeout => Error::Timeout { endpoint: self.endpoint.clone(), deadline },
-                Failure::Io(e) => self.broken(&e.to_string()),
-                Failure::Broken(why) => self.broken(&why),
-            })
+            .map_err(|failure| self.failed(failure, deadline))
+    }
+
+    fn failed(&self, failure: Failure, deadline: Duration) -> Error {
+        match failure {
+            Failure::Timeout => Error::Timeout { endpoint: self.endpoint.clone(), deadline },
+            Failure::Io(e) => self.broken(&e.to_string()),
+            Failure::Broken(why) => self.broken(&why),
+        }
     }
 
     /// The one row of the root table.

@@ -184,6 +184,8 @@ pub struct Connection {
     /// Requests whose answer somebody will still ask for.
     open: BTreeSet<u64>,
     answers: BTreeMap<u64, Result<Value, Value>>,
+    /// Whether a monitor reported a change that nobody asked about yet.
+    changed: bool,
     /// Why nothing more can be sent or received.
     dead: Option<String>,
 }
@@ -223,6 +225,7 @@ impl Connection {
             last_id: 0,
             open: BTreeSet::new(),
             answers: BTreeMap::new(),
+            changed: false,
             dead: None,
         }
     }
@@ -270,9 +273,23 @@ impl Connection {
             Message::Request { id, method, params } if method == "echo" && !id.is_null() => {
                 self.write(&json!({ "id": id, "result": params, "error": null }), until)?;
             }
-            Message::Request { .. } => {}
+            // RFC 7047 section 4.1.6.
+            Message::Request { method, .. } => self.changed |= method == "update",
         }
         Ok(())
+    }
+
+    /// Waits for a monitor to report a change; false if none came in time.
+    pub fn change(&mut self, until: Instant) -> Result<bool, Failure> {
+        while !self.changed {
+            match self.receive(until) {
+                Ok(()) => {}
+                Err(Failure::Timeout) => return Ok(false),
+                Err(failure) => return Err(failure),
+            }
+        }
+        self.changed = false;
+        Ok(true)
     }
 
     fn read_message(&mut self, until: Instant) -> Result<Message, Failure> {

@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::command::Command;
+use crate::command::{Command, poll};
 use crate::switch::Switch;
 
 /// Trees whose files are part of the picture.
@@ -56,6 +57,11 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn take(with_switch: bool) -> Self {
+        // Duplicate address detection adds routes when it ends.
+        poll("the end of duplicate address detection", Duration::from_secs(10), || {
+            let tentative = ["-o", "-6", "address", "show", "tentative"];
+            Command::new("ip").args(tentative).run().is_empty().then_some(())
+        });
         let mut this = Self { sections: BTreeMap::new() };
         this.add("links", ["ip", "-o", "-d", "link"], link);
         this.add("addresses", ["ip", "-o", "address"], address);
@@ -266,22 +272,39 @@ fn settings() -> Vec<String> {
     lines
 }
 
+/// How many characters of a file a line shows.
+const SHOWN: usize = 400;
+
+/// What the engine keeps for itself and nobody else's eyes: the order in which addresses were
+/// given, when port names were freed, locks, and the directories they are in.
+fn is_bookkeeping(path: &Path, meta: &fs::Metadata) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    path.starts_with("/run/ovs-port-agent")
+        && (meta.is_dir() || [".order", "freed", "lock", "unshown"].iter().any(|n| name == *n))
+}
+
 fn files(path: &Path, lines: &mut Vec<String>) {
     let Ok(meta) = fs::symlink_metadata(path) else { return };
     let head = format!("{} {:o} {}:{}", path.display(), meta.mode(), meta.uid(), meta.gid());
+    let bookkeeping = is_bookkeeping(path, &meta);
     if meta.is_dir() {
-        lines.push(head);
+        if !bookkeeping {
+            lines.push(head);
+        }
         let mut entries: Vec<_> =
             fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
         entries.sort();
         for entry in entries {
             files(&entry, lines);
         }
+    } else if bookkeeping {
+        // Comes and stays; says nothing of a container.
     } else if meta.is_symlink() {
         let target = fs::read_link(path).unwrap_or_default();
         lines.push(format!("{head} -> {}", target.display()));
     } else {
         let text = fs::read(path).unwrap_or_default();
-        lines.push(format!("{head} {:?}", String::from_utf8_lossy(&text)));
+        let text: String = String::from_utf8_lossy(&text).chars().take(SHOWN).collect();
+        lines.push(format!("{head} {} bytes {text:?}", meta.len()));
     }
 }

@@ -1,2 +1,102 @@
-//! stub
-fn main() {}
+//! `ovs-port-agent`: the admin command of the host.
+
+mod agent;
+mod host;
+mod status;
+mod table;
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use shared::config::{self, Config};
+use shared::error::{Fault, sentence};
+
+/// Keeps the Open vSwitch bridges of a host, their NAT and their containers.
+#[derive(Debug, Parser)]
+#[command(name = "ovs-port-agent", version, max_term_width = 100)]
+#[command(after_help = "Examples:
+  ovs-port-agent up                    make bridges, addresses, forwarding and NAT
+  ovs-port-agent status                show bridges, networks, containers and pools
+  ovs-port-agent ledger tail           show the latest acts
+  ovs-port-agent down                  remove all that is ours")]
+struct Arguments {
+    /// Configuration file; without it /etc/ovs-port-agent/config.toml, if that exists.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make or repair bridges, uplinks, addresses, forwarding and NAT; what stands is left alone.
+    Up,
+    /// Remove what is ours: NAT, gateways, addresses and bridges that "up" made.
+    Down(host::DownArguments),
+    /// Bring the host up and keep it: the managed block follows the switch, the ledger the disk.
+    Run,
+    /// Show bridges, networks, NAT, attachments by container, and pool use.
+    Status(status::StatusArguments),
+    /// Write the managed block of the interfaces file anew from Open vSwitch.
+    Sync,
+}
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_max_level(tracing::Level::WARN)
+        .init();
+    let arguments = Arguments::parse();
+    let mut out = io::stdout().lock();
+    let result = load(arguments.config.as_deref())
+        .map_err(Failure::new)
+        .and_then(|config| run(config, arguments.command, &mut out));
+    match result.and_then(|code| out.flush().map(|()| code).map_err(Failure::from)) {
+        Ok(code) => code,
+        // Whoever reads us has seen enough ("| head").
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            // Nowhere is left to report that stderr cannot be written.
+            drop(writeln!(io::stderr(), "ovs-port-agent: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(path: Option<&Path>) -> Result<Config, config::Error> {
+    Config::load(path.unwrap_or(Path::new(config::DEFAULT_PATH)), Path::new(config::SYSFS))
+}
+
+fn run(config: Config, command: Command, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Up => host::up(config, out),
+        Command::Down(arguments) => host::down(config, &arguments, out),
+        Command::Run => agent::run(config, out),
+        Command::Status(arguments) => status::run(config, &arguments, out),
+        Command::Sync => host::sync(config, out),
+    }
+}
+
+/// Why a command ends with an error.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The work could not be done: one sentence with the next step.
+    #[error("{0}")]
+    Work(String),
+    /// The output could not be written.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl Failure {
+    #[expect(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+    fn new(fault: impl Fault) -> Self {
+        Self::Work(sentence(&fault))
+    }
+}

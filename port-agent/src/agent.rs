@@ -1,0 +1,77 @@
+//! `run`: brings the host up, then follows the switch and keeps the managed block and the ledger.
+
+use std::io;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shared::attachment::Engine;
+use shared::config::Config;
+use shared::error::sentence;
+use shared::ovsdb::{self, Client};
+
+use crate::{Failure, host};
+
+/// Longest wait for a change before the ledger is looked after: what was written is on disk within
+/// a second.
+const TICK: Duration = Duration::from_millis(500);
+
+/// How long ovsdb-server may take for one answer.
+const OVSDB_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Between two tries to reach ovsdb-server.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Runs until it is killed; everything it keeps is whole at any moment.
+pub(crate) fn run(config: Config, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
+    let engine = Engine::new(config.clone());
+    let Some(_claim) = engine.claim_agent().map_err(Failure::new)? else {
+        return Err(Failure::Work("another ovs-port-agent runs already; stop it first".to_owned()));
+    };
+    host::up(config, out)?;
+    out.flush()?;
+    let mut watch = None;
+    loop {
+        match follow(&engine, &mut watch) {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::warn!(error = %sentence(&error), "Open vSwitch cannot be followed");
+                watch = None;
+                thread::sleep(RETRY);
+            }
+        }
+        if let Err(error) = engine.ledger().flush() {
+            tracing::error!(error = %sentence(&error), "the ledger cannot be forced to disk");
+        }
+    }
+}
+
+/// Waits for one change at most, and shows it once the storm is over.
+fn follow(engine: &Engine, watch: &mut Option<Client>) -> Result<(), ovsdb::Error> {
+    let config = engine.config();
+    let fresh = watch.is_none();
+    let client = match watch {
+        Some(client) => client,
+        None => {
+            let mut client = Client::connect(&config.ovsdb, OVSDB_DEADLINE)?;
+            client.watch()?;
+            watch.insert(client)
+        }
+    };
+    // Whatever changed while nobody followed is shown as well.
+    if !fresh && !client.changed(TICK)? {
+        return Ok(());
+    }
+    // The first change of a storm is shown within `debounce_ms`, the last one soon after it.
+    let debounce = Duration::from_millis(config.debounce_ms);
+    let start = Instant::now();
+    while let Some(left) = debounce.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
+        if !client.changed(left.min(debounce / 4))? {
+            break;
+        }
+    }
+    if let Err(error) = engine.show() {
+        tracing::error!(error = %sentence(&error), "the managed block is out of date");
+    }
+    Ok(())
+}

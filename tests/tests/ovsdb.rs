@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rig::{Host, Switch};
+use rig::{Frame, Host, Switch};
 use shared::name::IfName;
+use shared::ovsdb::vswitchd::Vswitchd;
 use shared::ovsdb::{Bridge, Client, Endpoint, Error, Generation, PortSpec, Uuid};
 use shared::vlan::{PortVlan, VlanId, VlanMode};
 
@@ -304,4 +305,81 @@ fn an_uninitialised_database_is_told() {
     host.sh("ovsdb-client -t 10 transact '[\"Open_vSwitch\",{\"op\":\"delete\",\"table\":\"Open_vSwitch\",\"where\":[]}]'");
     let error = client.datapath_types().unwrap_err();
     assert!(error.to_string().contains("is empty"), "{error}");
+}
+
+#[test]
+fn vswitchd_is_alive_or_frozen_or_gone() {
+    use shared::ovsdb::vswitchd::{Error, alive};
+
+    let host = Host::new();
+    let endpoint: Endpoint = Switch::SOCKET.parse().unwrap();
+    let version = alive(&endpoint, SECOND * 5).unwrap();
+    assert!(host.sh("ovs-vswitchd --version").contains(&version) && version.contains('.'));
+
+    host.switch().freeze_vswitchd();
+    let before = Instant::now();
+    let frozen = alive(&endpoint, Duration::from_millis(300)).unwrap_err();
+    assert!(matches!(frozen, Error::Frozen { .. }), "{frozen}");
+    assert!(before.elapsed() < SECOND * 2);
+    host.switch().thaw_vswitchd();
+    alive(&endpoint, SECOND * 5).unwrap();
+
+    host.switch().kill_vswitchd();
+    let gone = alive(&endpoint, SECOND).unwrap_err();
+    assert!(matches!(gone, Error::Gone { .. }), "{gone}");
+    host.switch().start_vswitchd();
+    host.switch().stop_vswitchd();
+    let stopped = alive(&endpoint, SECOND).unwrap_err();
+    assert!(matches!(stopped, Error::NotRunning { .. }), "{stopped}");
+}
+
+#[test]
+fn the_datapath_tells_whether_a_frame_of_a_port_arrived() {
+    let host = Host::new();
+    let mut client = client();
+    let br = bridge(&mut client, "br0");
+    for (port, peer, bridge_mode) in [("v-1.a", "c1", "standalone"), ("v-2.a", "c2", "secure")] {
+        let container = host.container(peer);
+        host.ip(&format!("link add {port} type veth peer name eth0 netns {peer}"));
+        host.ip(&format!("link set {port} up"));
+        container.ip("link set eth0 up");
+        host.vsctl(&format!("set Bridge br0 fail_mode={bridge_mode}"));
+        let spec = PortSpec { vlan: PortVlan::access(vlan(7)), ..system(port) };
+        client.add_port(&br, &spec).unwrap();
+        let opened = i64::from(client.wait_open(&spec.name, SECOND * 10).unwrap());
+
+        let mut vswitchd = Vswitchd::connect(&Switch::SOCKET.parse().unwrap(), SECOND * 5).unwrap();
+        let mut packets = || vswitchd.flow_packets(&spec.name, 0x88b5).unwrap();
+        let probe = || {
+            container.raw_socket("eth0").send(&Frame {
+                to: [0x01, 0x80, 0xc2, 0, 0, 0x0f],
+                from: container.mac("eth0"),
+                vlan: None,
+                ethertype: [0x88, 0xb5],
+                payload: Vec::new(),
+            });
+        };
+        assert_eq!(packets(), None);
+        for _ in 0..2 {
+            let before = packets();
+            probe();
+            rig::poll("the datapath saw no frame", SECOND * 5, || {
+                (packets() > before).then_some(())
+            });
+        }
+
+        // The trap this is for: the same name made anew, a row that looks healthy, a dead port.
+        let before = packets();
+        host.ip(&format!("link del {port}"));
+        host.ip(&format!("link add {port} type veth peer name eth0 netns {peer}"));
+        host.ip(&format!("link set {port} up"));
+        container.ip("link set eth0 up");
+        for _ in 0..3 {
+            probe();
+        }
+        std::thread::sleep(SECOND / 2);
+        let row = client.port(&spec.name).unwrap().unwrap();
+        assert_eq!((row.ofport, row.error), (opened.into(), None));
+        assert_eq!(packets(), before);
+    }
 }

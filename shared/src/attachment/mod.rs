@@ -122,6 +122,9 @@ pub enum Error {
     /// Open vSwitch.
     #[error(transparent)]
     Ovsdb(#[from] ovsdb::Error),
+    /// ovs-vswitchd.
+    #[error(transparent)]
+    Vswitchd(#[from] vswitchd::Error),
     /// The address pools.
     #[error(transparent)]
     Address(#[from] address::Error),
@@ -148,6 +151,7 @@ impl Fault for Error {
             Self::Netns(error) => error.kind(),
             Self::Link(error) => error.kind(),
             Self::Ovsdb(error) => error.kind(),
+            Self::Vswitchd(error) => error.kind(),
             Self::Address(error) => error.kind(),
             Self::Network(error) => error.kind(),
             Self::Lock(error) => error.kind(),
@@ -173,6 +177,7 @@ impl Fault for Error {
             Self::Netns(error) => error.hint(),
             Self::Link(error) => error.hint(),
             Self::Ovsdb(error) => error.hint(),
+            Self::Vswitchd(error) => error.hint(),
             Self::Address(error) => error.hint(),
             Self::Network(error) => error.hint(),
             Self::Lock(error) => error.hint(),

@@ -12,6 +12,9 @@ use crate::error::{Fault, Kind};
 /// The socket of a packaged Open vSwitch (ovsdb-server(1), `--remote=punix:`).
 pub const DEFAULT_SOCKET: &str = "/var/run/openvswitch/db.sock";
 
+/// Where a packaged Open vSwitch keeps sockets and pid files (ovs-appctl(8), "Files").
+const DEFAULT_RUNDIR: &str = "/var/run/openvswitch";
+
 /// The port registered for OVSDB (RFC 7047 section 7).
 const DEFAULT_PORT: u16 = 6640;
 
@@ -58,11 +61,12 @@ impl Fault for EndpointError {
 }
 
 impl Endpoint {
-    /// The directory that also holds ovs-vswitchd's pid file and control socket; unix only.
-    pub fn rundir(&self) -> Option<&Path> {
+    /// The directory with the pid file and control socket of ovs-vswitchd: beside the database's
+    /// socket, or the packaged place if that is reached over TCP.
+    pub fn rundir(&self) -> &Path {
         match self {
-            Self::Unix(path) => path.parent(),
-            Self::Tcp(_) => None,
+            Self::Unix(path) => path.parent().unwrap_or(path),
+            Self::Tcp(_) => Path::new(DEFAULT_RUNDIR),
         }
     }
 }
@@ -142,7 +146,8 @@ mod tests {
             assert_eq!(endpoint.to_string(), written);
             assert_eq!(written.parse::<Endpoint>().unwrap(), endpoint);
         }
-        assert_eq!(Endpoint::default().rundir(), Some(Path::new("/var/run/openvswitch")));
+        assert_eq!(Endpoint::Unix("/a/b.sock".into()).rundir(), Path::new("/a"));
+        assert_eq!(Endpoint::default().rundir(), Path::new(DEFAULT_RUNDIR));
     }
 
     #[test]

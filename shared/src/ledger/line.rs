@@ -57,7 +57,22 @@ impl Time {
     pub fn now() -> Self {
         Self::from(SystemTime::now())
     }
+
+    /// The moment a user means: a time in UTC (`2026-11-23T20:38:14Z`), a date (its first
+    /// moment), or how long before `self` it was (`90s`, `2h`, `3days`).
+    pub fn moment(self, text: &str) -> Result<Self, NoMoment> {
+        if let Ok(age) = humantime::parse_duration(text) {
+            return Ok(Self::from(self.0.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH)));
+        }
+        let midnight = || format!("{text}T00:00:00Z").parse();
+        text.parse().or_else(|_| midnight()).map_err(|_| NoMoment(text.to_owned()))
+    }
 }
+
+/// A text that names no moment.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither a time in UTC such as 2026-11-23T20:38:14Z, nor an age such as 2h")]
+pub struct NoMoment(String);
 
 impl From<SystemTime> for Time {
     fn from(time: SystemTime) -> Self {

@@ -12,7 +12,7 @@ mod spool;
 mod tests;
 mod verify;
 
-pub use line::{Damage, Hash, Line, MAX_ADDRESSES, MAX_FIELD, MAX_LINE, Time};
+pub use line::{Damage, Hash, Line, MAX_ADDRESSES, MAX_FIELD, MAX_LINE, NoMoment, Time};
 pub use reader::{Entry, Filter, Follower, Reader};
 pub use verify::{Break, Report};
 
@@ -29,9 +29,6 @@ use self::line::{Chain, GENESIS, Stamped};
 use self::segment::{Segment, Tail, beside};
 use self::spool::Spool;
 use crate::error::{Fault, Kind};
-
-/// Name of the spool in the state directory.
-pub const SPOOL: &str = "ledger.spool";
 
 /// Suffix of the file beside the ledger that keeps what was cut off a torn tail.
 pub const TORN: &str = "torn";
@@ -74,6 +71,34 @@ pub enum Action {
     ChainBreak,
     /// First line after a rotation.
     Rotate,
+}
+
+impl Action {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Boot,
+        Self::Attach,
+        Self::Detach,
+        Self::Collect,
+        Self::Up,
+        Self::Down,
+        Self::ChainBreak,
+        Self::Rotate,
+    ];
+
+    /// Its word in the ledger.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Attach => "attach",
+            Self::Detach => "detach",
+            Self::Collect => "collect",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::ChainBreak => "chain-break",
+            Self::Rotate => "rotate",
+        }
+    }
 }
 
 /// What a writer tells the ledger; sequence, time, boot id and chain are the ledger's own.
@@ -263,7 +288,7 @@ impl Ledger {
     ///
     /// A failed fdatasync is never tried again on the same file, since the kernel may answer
     /// success for pages it has dropped: the file is sealed and the next one says why.
-    pub fn flush(&self) -> Result<(), Error> {
+    pub fn sync(&self) -> Result<(), Error> {
         if spool::size(&self.spool) > 0 {
             self.write(None, None)?;
         }

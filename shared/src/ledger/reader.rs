@@ -151,14 +151,10 @@ impl Follower {
         let io = |source| io_error("read", &path, source);
         let mut entries = Vec::new();
         loop {
-            let Some((file, offset)) = &mut self.at else {
-                self.at = match File::open(&path) {
-                    Ok(file) => Some((file, 0)),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(entries),
-                    Err(error) => return Err(io(error)),
-                };
-                continue;
-            };
+            if self.at.is_none() {
+                self.at = open(&path)?.map(|file| (file, 0));
+            }
+            let Some((file, offset)) = &mut self.at else { return Ok(entries) };
             // In this order: once a file has lost its name, nobody adds to it.
             let ours = file.metadata().map_err(io)?;
             let written = segment::is_at(&ours, &path).map_err(io)?;
@@ -176,29 +172,31 @@ impl Follower {
                 return Ok(entries);
             }
             self.at = self.after(ours.ino())?.map(|file| (file, 0));
-            if self.at.is_none() {
-                return Ok(entries);
-            }
         }
     }
 
     /// The file after the sealed segment with inode `ino`; the oldest one if that is gone.
     fn after(&self, ino: u64) -> Result<Option<File>, Error> {
-        let mut next = None;
+        // Opened before the others are listed: should it be sealed meanwhile, it is among them.
+        let mut next = open(&self.path)?;
         for (_, sealed) in segment::list(&self.path)?.into_iter().rev() {
-            match File::open(&sealed) {
-                Ok(file) => {
-                    let there = file.metadata().map_err(|e| io_error("read", &sealed, e))?;
-                    if there.ino() == ino {
-                        break;
-                    }
-                    next = Some(file);
-                }
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(io_error("read", &sealed, error)),
+            let Some(file) = open(&sealed)? else { continue };
+            let there = file.metadata().map_err(|source| io_error("read", &sealed, source))?;
+            if there.ino() == ino {
+                break;
             }
+            next = Some(file);
         }
         Ok(next)
+    }
+}
+
+/// Opens a file that may be gone.
+fn open(path: &Path) -> Result<Option<File>, Error> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error("read", path, source)),
     }
 }
 

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use super::line::{parse, seal, unseal};
 use super::*;
 
+const SPOOL: &str = "ledger.spool";
+
 struct Rig {
     dir: tempfile::TempDir,
 }
@@ -137,12 +139,12 @@ fn an_unwritable_ledger_spools_and_catches_up_in_order() {
 }
 
 #[test]
-fn flush_empties_the_spool() {
+fn sync_empties_the_spool() {
     let rig = Rig::new();
     rig.block();
     rig.ledger().append(&attach("a")).unwrap();
     rig.unblock();
-    rig.ledger().flush().unwrap();
+    rig.ledger().sync().unwrap();
     assert_eq!(containers(&rig.lines()), ["a"]);
 }
 
@@ -364,4 +366,230 @@ fn time_is_rfc_3339_in_utc() {
     );
     let far = epoch + Duration::from_secs(400_000_000_000);
     assert!(Time::from(far).to_string().starts_with("9999-12-31T23:59:59"));
+}
+
+#[test]
+fn a_user_names_a_moment_by_time_date_or_age() {
+    let now: Time = "2026-11-23T20:38:14.5Z".parse().unwrap();
+    for (text, moment) in [
+        ("2026-11-23T20:38:14Z", "2026-11-23T20:38:14Z"),
+        ("2026-11-23 20:38:14", "2026-11-23T20:38:14Z"),
+        ("2026-11-20", "2026-11-20T00:00:00Z"),
+        ("2h", "2026-11-23T18:38:14.5Z"),
+        ("1day 1m", "2026-11-22T20:37:14.5Z"),
+        ("999years", "1970-01-01T00:00:00Z"),
+    ] {
+        assert_eq!(now.moment(text), Ok(moment.parse().unwrap()), "{text}");
+    }
+    for text in ["", "yesterday", "2026-13-01", "2026-11-23T20:38:14+02:00", "-2h"] {
+        assert!(now.moment(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn actions_are_called_what_the_ledger_calls_them() {
+    for action in Action::ALL {
+        assert_eq!(serde_json::to_value(action).unwrap(), action.as_str());
+    }
+}
+
+/// A ledger of three files, with a spooled line and two boots.
+fn history(rig: &Rig) -> Ledger {
+    let first = rig.ledger().with_rotation(700, 8);
+    for container in ["a", "b", "c"] {
+        first.append(&attach(container)).unwrap();
+    }
+    let ledger = first.with_boot("boot-b");
+    rig.block();
+    ledger.append(&attach("d")).unwrap();
+    rig.unblock();
+    ledger.append(&attach("e")).unwrap();
+    ledger.append(&Event { action: Action::Detach, ..attach("d") }).unwrap();
+    ledger.append(&attach("f")).unwrap();
+    ledger
+}
+
+#[test]
+fn a_reader_gives_every_line_in_order() {
+    let rig = Rig::new();
+    let ledger = history(&rig);
+    let lines: Vec<_> = ledger.read().unwrap().map(|entry| entry.unwrap().line.unwrap()).collect();
+    assert_eq!(containers(&lines), ["a", "b", "c", "d", "e", "d", "f"]);
+    assert!(lines.iter().enumerate().all(|(index, line)| line.seq == index as u64 + 1));
+    let report = ledger.verify().unwrap();
+    assert!(report.is_sound() && report.first_break.is_none());
+    assert_eq!(report.lines, lines.len() as u64);
+    assert_eq!((report.first, report.last), (Some(1), Some(report.lines)));
+    assert_eq!(report.files, 1 + segment::list(&rig.path()).unwrap().len());
+    assert!(report.files > 2);
+}
+
+#[test]
+fn a_ledger_that_is_not_there_is_empty() {
+    let rig = Rig::new();
+    assert_eq!(rig.ledger().verify().unwrap(), Report::default());
+    assert!(rig.ledger().open().unwrap().is_empty());
+    assert!(rig.ledger().tail(10, &Filter::default()).unwrap().0.is_empty());
+    assert!(!rig.path().exists());
+}
+
+#[test]
+fn filters_agree_in_every_field() {
+    let rig = Rig::new();
+    let ledger = history(&rig);
+    let shown = |filter: &Filter| {
+        let (entries, _) = ledger.tail(99, filter).unwrap();
+        let lines: Vec<_> = entries.into_iter().map(|entry| entry.line.unwrap()).collect();
+        containers(&lines).join("")
+    };
+    let text = |text: &str| Some(text.to_owned());
+    let every = Filter::default();
+    assert_eq!(shown(&every), "abcdedf");
+    assert_eq!(shown(&Filter { container: text("d"), ..every.clone() }), "dd");
+    assert_eq!(shown(&Filter { action: Some(Action::Detach), ..every.clone() }), "d");
+    assert_eq!(shown(&Filter { boot: text("boot-a"), ..every.clone() }), "abc");
+    assert_eq!(shown(&Filter { network: text("lan"), ..every.clone() }), "abcdedf");
+    assert_eq!(shown(&Filter { network: text("la"), ..every.clone() }), "");
+    assert_eq!(shown(&Filter { bridge: text("ovsbr0"), ..every.clone() }), "");
+    assert_eq!(shown(&Filter { port: text("p"), ..every.clone() }), "");
+    assert_eq!(shown(&Filter { actor: text("docker"), ..every.clone() }), "");
+    assert_eq!(
+        shown(&Filter { actor: text("cni"), boot: text("boot-b"), ..every.clone() }),
+        "dedf"
+    );
+    let third = ledger.read().unwrap().nth(2).unwrap().unwrap().line.unwrap().time;
+    assert_eq!(shown(&Filter { until: Some(third), ..every.clone() }), "ab");
+    assert_eq!(shown(&Filter { since: Some(third), ..every }), "bcdedf");
+}
+
+#[test]
+fn tail_gives_the_newest_and_follows_through_rotations() {
+    let rig = Rig::new();
+    let ledger = history(&rig);
+    let (entries, mut follower) = ledger.tail(2, &Filter::default()).unwrap();
+    let lines: Vec<_> = entries.into_iter().map(|entry| entry.line.unwrap()).collect();
+    assert_eq!(containers(&lines), ["d", "f"]);
+    assert!(follower.poll().unwrap().is_empty());
+    let mut last = lines[1].seq;
+    for round in 0..6 {
+        for number in 0..round {
+            ledger.append(&attach(&format!("{round}-{number}"))).unwrap();
+        }
+        for entry in follower.poll().unwrap() {
+            last += 1;
+            assert_eq!(entry.line.unwrap().seq, last);
+        }
+        assert_eq!(ledger.verify().unwrap().last, Some(last));
+    }
+}
+
+#[test]
+fn what_is_open_is_what_was_attached_in_this_boot_and_not_detached() {
+    let rig = Rig::new();
+    let ledger = history(&rig);
+    assert_eq!(containers(&ledger.open().unwrap()), ["e", "f"]);
+    let next = ledger.with_boot("boot-c");
+    assert_eq!(next.boot("port-agent").unwrap(), Some(Written::Ledger));
+    assert_eq!(next.boot("port-agent").unwrap(), None);
+    assert!(next.open().unwrap().is_empty());
+    let (entries, _) = next.tail(1, &Filter::default()).unwrap();
+    let line = entries[0].line.as_ref().unwrap();
+    assert_eq!(line.event.note.as_deref(), Some("closes 2 attachments of earlier boots"));
+    next.append(&attach("g")).unwrap();
+    assert_eq!(containers(&next.open().unwrap()), ["g"]);
+}
+
+#[test]
+fn verify_finds_every_flipped_bit_and_append_truncates_nothing() {
+    let rig = Rig::new();
+    for container in ["a", "b"] {
+        rig.ledger().append(&attach(container)).unwrap();
+    }
+    let sound = fs::read(rig.path()).unwrap();
+    for at in 0..sound.len() {
+        for bit in 0..8 {
+            let mut bytes = sound.clone();
+            bytes[at] ^= 1 << bit;
+            fs::write(rig.path(), &bytes).unwrap();
+            let report = rig.ledger().verify().unwrap();
+            assert!(!report.is_sound(), "byte {at} bit {bit}");
+            if bit != 0 {
+                continue;
+            }
+            rig.ledger().append(&attach("c")).unwrap();
+            let mut kept = Vec::new();
+            for path in [beside(&rig.path(), "1"), rig.path()] {
+                kept.extend(fs::read(path).unwrap_or_default());
+            }
+            if at == sound.len() - 1 {
+                // The newline of the newest line: it looks torn, and is set aside.
+                let aside = fs::read(beside(&rig.path(), TORN)).unwrap();
+                kept.truncate(bytes.iter().rposition(|byte| *byte == b'\n').unwrap() + 1);
+                kept.extend(&aside[..aside.len() - 1]);
+            } else {
+                assert!(rig.ledger().verify().unwrap().breaks > 0, "byte {at}");
+            }
+            assert!(kept.starts_with(&bytes), "byte {at}");
+            let (entries, _) = rig.ledger().tail(1, &Filter::default()).unwrap();
+            assert_eq!(entries[0].line.as_ref().unwrap().event, attach("c"));
+            fs::remove_dir_all(rig.dir.path().join("lib")).unwrap();
+            fs::create_dir(rig.dir.path().join("lib")).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_tail_cut_anywhere_costs_no_whole_line() {
+    let rig = Rig::new();
+    for container in ["a", "b"] {
+        rig.ledger().append(&attach(container)).unwrap();
+    }
+    let sound = fs::read(rig.path()).unwrap();
+    for len in 0..=sound.len() {
+        fs::write(rig.path(), &sound[..len]).unwrap();
+        let whole = sound[..len].iter().filter(|byte| **byte == b'\n').count();
+        let report = rig.ledger().verify().unwrap();
+        assert_eq!((report.lines, report.breaks), (whole as u64, 0));
+        assert_eq!(report.is_sound(), len == 0 || sound[len - 1] == b'\n');
+        rig.ledger().append(&attach("c")).unwrap();
+        let report = rig.ledger().verify().unwrap();
+        assert!(report.is_sound(), "cut at {len}: {report:?}");
+        assert!(report.lines > whole as u64);
+        assert_eq!(containers(&rig.lines()).last(), Some(&"c"));
+    }
+}
+
+#[test]
+fn verify_misses_no_line_that_was_taken_out() {
+    let rig = Rig::new();
+    for container in ["a", "b", "c"] {
+        rig.ledger().append(&attach(container)).unwrap();
+    }
+    let sound = fs::read_to_string(rig.path()).unwrap();
+    let lines: Vec<_> = sound.lines().collect();
+    // The newest line is the one whose absence no chain can show.
+    for without in 0..lines.len() - 1 {
+        let mut rest = lines.clone();
+        rest.remove(without);
+        fs::write(rig.path(), rest.join("\n") + "\n").unwrap();
+        let found = rig.ledger().verify().unwrap().first_break.unwrap();
+        assert_eq!((found.file, found.line), (rig.path(), without as u64 + 1));
+    }
+}
+
+#[test]
+fn verify_follows_the_chain_across_files() {
+    let rig = Rig::new();
+    let ledger = history(&rig);
+    let sealed = segment::list(&rig.path()).unwrap();
+    let second = sealed[1].1.clone();
+    let moved = rig.dir.path().join("moved");
+    fs::rename(&second, &moved).unwrap();
+    let report = ledger.verify().unwrap();
+    assert_eq!(report.first_break.unwrap().line, 1);
+    fs::rename(&moved, &second).unwrap();
+    assert!(ledger.verify().unwrap().is_sound());
+    // What rotation does is no break.
+    fs::remove_file(&sealed[0].1).unwrap();
+    assert!(ledger.verify().unwrap().is_sound());
 }

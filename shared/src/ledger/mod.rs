@@ -288,7 +288,7 @@ impl Ledger {
     ///
     /// A failed fdatasync is never tried again on the same file, since the kernel may answer
     /// success for pages it has dropped: the file is sealed and the next one says why.
-    pub fn sync(&self) -> Result<(), Error> {
+    pub fn flush(&self) -> Result<(), Error> {
         if spool::size(&self.spool) > 0 {
             self.write(None, None)?;
         }

@@ -139,12 +139,12 @@ fn an_unwritable_ledger_spools_and_catches_up_in_order() {
 }
 
 #[test]
-fn sync_empties_the_spool() {
+fn flush_empties_the_spool() {
     let rig = Rig::new();
     rig.block();
     rig.ledger().append(&attach("a")).unwrap();
     rig.unblock();
-    rig.ledger().sync().unwrap();
+    rig.ledger().flush().unwrap();
     assert_eq!(containers(&rig.lines()), ["a"]);
 }
 

@@ -1,2 +1,141 @@
-//! stub
-fn main() {}
+//! The CNI plugin `ovs-agent`: one call, from the `CNI_*` variables and a network configuration on
+//! stdin to one JSON document on stdout.
+//!
+//! stdout is protocol: it is written once, here. Logs go to stderr, and only when something is odd.
+
+mod add;
+mod addresses;
+mod args;
+mod call;
+mod check;
+mod compat;
+mod del;
+mod delegate;
+mod environment;
+mod error;
+mod fields;
+mod gc;
+mod memo;
+mod netconf;
+mod network;
+mod request;
+mod result;
+mod status;
+mod stdin;
+mod subnet;
+mod version;
+mod vlan;
+
+use std::io;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::environment::{Environment, Verb};
+use crate::error::Error;
+use crate::netconf::Envelope;
+use crate::version::Version;
+
+const ABOUT: &str = "\
+ovs-agent plugs containers into Open vSwitch bridges. It is a CNI plugin: a container runtime
+calls it with CNI_* variables and a network configuration on stdin.
+
+Try it by hand on a host where \"ovs-port-agent up\" has been run:
+
+  ip netns add demo
+  echo '{\"cniVersion\": \"1.0.0\", \"name\": \"demo\", \"type\": \"ovs-agent\"}' |
+    CNI_COMMAND=ADD CNI_CONTAINERID=demo CNI_NETNS=/run/netns/demo CNI_IFNAME=eth0 \\
+    CNI_PATH=/opt/cni/bin ovs-agent
+  ip netns exec demo ping 10.200.0.1
+
+The same with CNI_COMMAND=DEL unplugs it. Install it as /opt/cni/bin/ovs-agent; what a network
+configuration may say is in docs/cni.md.
+";
+
+fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_max_level(tracing::Level::WARN)
+        .with_ansi(false)
+        .without_time()
+        .init();
+    match Environment::read(|name| std::env::var_os(name)) {
+        Ok(Some(environment)) => plugin(&environment),
+        Ok(None) => by_hand(),
+        Err(error) => fail(&error.into(), Version::LATEST),
+    }
+}
+
+/// A call by a runtime.
+fn plugin(environment: &Environment) -> ExitCode {
+    if environment.verb == Verb::Version {
+        let versions = Version::texts();
+        let latest = Version::LATEST.as_str();
+        return print(&json!({"cniVersion": latest, "supportedVersions": versions}));
+    }
+    let envelope = stdin::read().map_err(Error::Stdin).and_then(|text| Ok(Envelope::parse(&text)?));
+    let envelope = match envelope {
+        Ok(envelope) => envelope,
+        Err(error) => return fail(&error, Version::LATEST),
+    };
+    let version = envelope.version().unwrap_or(Version::LATEST);
+    let done = match environment.verb {
+        Verb::Add => return add(environment, envelope, version),
+        Verb::Del => del::run(environment, envelope),
+        Verb::Check => check::run(environment, envelope),
+        Verb::Gc => gc::run(environment, envelope),
+        Verb::Status => status::run(environment, envelope),
+        Verb::Version => Ok(()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, version),
+    }
+}
+
+/// ADD. A result that nobody could receive is undone: the runtime does not know of it.
+fn add(environment: &Environment, envelope: Envelope, version: Version) -> ExitCode {
+    let result = match add::run(environment, envelope.clone()) {
+        Ok(result) => result,
+        Err(error) => return fail(&error, version),
+    };
+    let code = print(&result);
+    if code != ExitCode::SUCCESS
+        && let Err(error) = del::run(environment, envelope)
+    {
+        tracing::error!("cannot undo the ADD: {}", shared::error::chain(&error));
+    }
+    code
+}
+
+/// No runtime: somebody wants to know what this is.
+fn by_hand() -> ExitCode {
+    let about = match std::env::args().nth(1).as_deref() {
+        Some("--help" | "-h") => return write(io::stdout(), ABOUT),
+        Some("--version" | "-V") => {
+            return write(io::stdout(), &format!("ovs-agent {}\n", env!("CARGO_PKG_VERSION")));
+        }
+        _ => format!("{ABOUT}\nCNI versions: {}\n", Version::texts().join(", ")),
+    };
+    write(io::stderr(), &about)
+}
+
+fn fail(error: &Error, version: Version) -> ExitCode {
+    // If even the error cannot be delivered, the exit code is all there is.
+    let _ = print(&error.document(version));
+    ExitCode::FAILURE
+}
+
+fn print(document: &Value) -> ExitCode {
+    write(io::stdout(), &format!("{document}\n"))
+}
+
+fn write(mut to: impl io::Write, text: &str) -> ExitCode {
+    match to.write_all(text.as_bytes()).and_then(|()| to.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("cannot write the answer: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

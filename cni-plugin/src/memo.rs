@@ -1,0 +1,40 @@
+//! What the plugin notes in an attachment's record: DEL and GC must know who gave the addresses,
+//! even when the configuration has changed since or is gone.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use shared::attachment::Record;
+use shared::ovsdb::Endpoint;
+
+/// The note.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Memo {
+    /// The IPAM plugin that gave the addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) delegate: Option<Delegated>,
+    /// `dns` of the result.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub(crate) dns: Map<String, Value>,
+    /// ovsdb-server of the network, where it is not that of the host configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ovsdb: Option<Endpoint>,
+}
+
+/// An IPAM plugin and the configuration it was called with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Delegated {
+    /// Its `type`.
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// What it got on stdin.
+    pub(crate) stdin: Map<String, Value>,
+}
+
+impl Memo {
+    /// The note of a record; an unreadable one counts as empty.
+    pub(crate) fn of(record: Option<&Record>) -> Self {
+        record
+            .and_then(|record| serde_json::from_value(record.front_end.clone()).ok())
+            .unwrap_or_default()
+    }
+}

@@ -53,7 +53,7 @@ fn print(status: &Status, out: &mut impl io::Write) -> io::Result<()> {
             bridge.ports.to_string(),
         ]);
     }
-    writeln!(out, "{}\n", bridges.to_string().trim_end())?;
+    writeln!(out, "{}\n", table::text(&bridges))?;
     let mut networks = table::new(&["NETWORK", "VLAN", "GATEWAY PORT", "NAT", "SUBNET", "IN USE"]);
     for network in &status.networks {
         for pool in &network.pools {
@@ -67,7 +67,7 @@ fn print(status: &Status, out: &mut impl io::Write) -> io::Result<()> {
             ]);
         }
     }
-    writeln!(out, "{}\n", networks.to_string().trim_end())?;
+    writeln!(out, "{}\n", table::text(&networks))?;
     if status.attachments.is_empty() {
         return writeln!(out, "No containers are plugged in.");
     }
@@ -95,7 +95,7 @@ fn print(status: &Status, out: &mut impl io::Write) -> io::Result<()> {
             attachment.state.clone(),
         ]);
     }
-    writeln!(out, "{}", attachments.to_string().trim_end())
+    writeln!(out, "{}", table::text(&attachments))
 }
 
 fn or_dash(text: &str) -> String {

@@ -10,3 +10,18 @@ pub(crate) fn new(heads: &[&str]) -> Table {
     table.set_header(heads.to_vec());
     table
 }
+
+/// The table as text: no blanks at either end of a line, and no control character of a value
+/// reaches the terminal.
+pub(crate) fn text(table: &Table) -> String {
+    let lines: Vec<String> = table
+        .lines()
+        .map(|line| {
+            let line = line.trim_end().strip_prefix(' ').unwrap_or(&line).to_owned();
+            line.chars()
+                .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+                .collect()
+        })
+        .collect();
+    lines.join("\n")
+}

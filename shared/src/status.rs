@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::address::Usage;
@@ -120,6 +121,11 @@ pub fn look(engine: &Engine) -> Status {
     status
 }
 
+/// fe80::/10 comes with every interface and tells nobody anything.
+fn is_link_local(address: IpNet) -> bool {
+    matches!(address, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
+}
+
 type Ports = BTreeMap<String, Port>;
 
 fn ports(engine: &Engine) -> Result<(Ports, BTreeMap<String, String>), crate::ovsdb::Error> {
@@ -166,6 +172,7 @@ impl Status {
                 .and_then(|link| netlink.addresses(link.index).ok())
                 .unwrap_or_default()
                 .iter()
+                .filter(|address| !is_link_local(**address))
                 .map(ToString::to_string)
                 .collect();
             let state = match (&link, datapath) {

@@ -223,7 +223,9 @@ pub(super) fn remove(
         changed = true;
     }
     if row.external_ids.get("ovs-agent-role").is_some_and(|role| role == "bridge") {
-        return Ok(ovsdb.delete_bridge(&bridge.name)?);
+        let removed = ovsdb.delete_bridge(&bridge.name)?;
+        wait_until_gone(netlink, &bridge.name, OPEN_DEADLINE)?;
+        return Ok(removed);
     }
     if let Some(link) = netlink.link(&bridge.name)? {
         for gateway in &done.gateways {
@@ -238,6 +240,18 @@ pub(super) fn remove(
         }
     }
     Ok(changed)
+}
+
+/// Waits for ovs-vswitchd to take an interface away.
+fn wait_until_gone(netlink: &mut Netlink, name: &IfName, deadline: Duration) -> Result<(), Error> {
+    let start = Instant::now();
+    while netlink.link(name)?.is_some() {
+        if start.elapsed() >= deadline {
+            return Err(Error::InterfaceStays { bridge: name.clone(), waited: deadline });
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// Waits for an interface that ovs-vswitchd is about to make.

@@ -142,6 +142,14 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// The bridge's own interface did not go away.
+    #[error("interface {bridge} is still there {} s after its bridge was removed", waited.as_secs())]
+    InterfaceStays {
+        /// The bridge.
+        bridge: IfName,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// Containers are plugged in.
     #[error("{count} containers are plugged in: {names}")]
     InUse {
@@ -184,7 +192,7 @@ impl Fault for Error {
                 Kind::Conflict
             }
             Self::NoUplink { .. } => Kind::Missing,
-            Self::NoInterface { .. } => Kind::Unavailable,
+            Self::NoInterface { .. } | Self::InterfaceStays { .. } => Kind::Unavailable,
             Self::Datapath { .. } => Kind::System,
             Self::Link(error) => error.kind(),
             Self::Ovsdb(error) => error.kind(),
@@ -211,7 +219,7 @@ impl Fault for Error {
             Self::NoUplink { .. } => {
                 Some("see \"ip link\" for the names, and correct uplink".to_owned())
             }
-            Self::NoInterface { .. } => {
+            Self::NoInterface { .. } | Self::InterfaceStays { .. } => {
                 Some("see whether ovs-vswitchd runs (systemctl status ovs-vswitchd)".to_owned())
             }
             Self::InUse { .. } => Some("stop them, or say --force to unplug them".to_owned()),

@@ -1,7 +1,7 @@
 //! The floor: the least a process can do to plug a namespace into a bridge, with raw system calls
 //! and no checks. The bench divides by it; nothing else uses it.
 //!
-//! `floor add NETNS PORT IFNAME ADDRESS PREFIX GATEWAY BRIDGE SOCKET` · `floor del PORT BRIDGE SOCKET`
+//! `attach-floor add NETNS PORT IFNAME ADDRESS PREFIX GATEWAY BRIDGE SOCKET` · `attach-floor del PORT BRIDGE SOCKET`
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};

@@ -1,7 +1,7 @@
 //! The bench: ours, the floor and Debian's `bridge` plugin in turn, on one private host, in one
 //! run. What counts is the ratio to the floor; milliseconds belong to the machine.
 //!
-//! `bench [--rounds N] [--check]`: with `--check` a ratio over its budget is an error.
+//! `attach-bench [--rounds N] [--check]`: with `--check` a ratio over its budget is an error.
 
 #![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
 
@@ -102,7 +102,7 @@ impl Bench {
         // As installed: the agent follows the switch, and the plugin leaves the managed block to it.
         let agent = Daemon::start("port-agent", port_agent.command("run").deadline(Duration::MAX));
         let plugin = host.plugin().path().to_owned();
-        let floor = std::env::current_exe().unwrap().with_file_name("floor");
+        let floor = std::env::current_exe().unwrap().with_file_name("attach-floor");
         assert!(floor.exists(), "{} is missing: ./run bench builds it", floor.display());
         Self { host, plugin, floor, _agent: agent }
     }
@@ -256,7 +256,8 @@ impl Bench {
         let container = self.host.container("peak");
         let netns = path(&container);
         let (ours, input) = self.command(Variant::Ours, "ADD", "peak", &netns, 0);
-        let mut command = Command::new(std::env::current_exe().unwrap().with_file_name("peak"));
+        let mut command =
+            Command::new(std::env::current_exe().unwrap().with_file_name("peak-memory"));
         command.arg(ours.get_program()).env_clear();
         command.envs(ours.get_envs().filter_map(|(key, value)| Some((key, value?))));
         let mut child = command

@@ -135,14 +135,14 @@ pub(super) fn change(index: u32, attributes: Vec<LinkAttribute>) -> Request {
     }
 }
 
-/// The attribute which sets `/proc/sys/net/ipv4/conf/<link>/<key>`, without the file.
-pub(super) fn ipv4_conf(key: u16, value: u32) -> LinkAttribute {
+/// The entry of IFLA_AF_SPEC which sets `/proc/sys/net/ipv4/conf/<link>/<key>`, without the file.
+pub(super) fn ipv4_conf(key: u16, value: u32) -> AfSpecUnspec {
     // A request nests one u32 for each key; the crate's own type is the flat array of answers.
     let entry = DefaultNla::new(key, value.to_ne_bytes().to_vec());
     let mut entries = vec![0; entry.buffer_len()];
     entry.emit(&mut entries);
     let conf = AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, entries));
-    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet(vec![conf])])
+    AfSpecUnspec::Inet(vec![conf])
 }
 
 /// The request which raises or lowers a link.

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use netlink_packet_route::link::LinkAttribute;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt,
@@ -285,7 +286,8 @@ fn the_host_end_is_silent() {
         assert_eq!(host.addresses(index).unwrap(), []);
 
         // Without the setting the host does answer, with the wrong MAC.
-        host.ask(device::change(index, vec![device::ipv4_conf(19, 0)])).unwrap();
+        let deaf = LinkAttribute::AfSpecUnspec(vec![device::ipv4_conf(19, 0)]);
+        host.ask(device::change(index, vec![deaf])).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         let wrong = loop {
             netns.enter(ask).unwrap();
@@ -556,5 +558,48 @@ fn routes_of_others_are_read() {
         // Not ours: it stays.
         let foreign = Route::new(net("10.6.0.0/16"), Some(ip("fd00:1::4")));
         assert!(!host.delete_route(&foreign, Some(index)).unwrap());
+    });
+}
+
+#[test]
+fn a_pair_without_ipv6_is_silenced_too() {
+    private(|| {
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        // Below 1280 bytes a link has no IPv6, and the kernel refuses to set it up.
+        let veth = Veth {
+            host: &name("veth-web"),
+            host_mac: mac().raised(),
+            peer: &name("eth0"),
+            netns: Some(&netns),
+            peer_mac: mac(),
+            mtu: 1000,
+        };
+        let index = host.create_veth(&veth).unwrap();
+        let arp_ignore =
+            sysctl::Sysctl::new(sysctl::Family::Ipv4, &name("veth-web"), "arp_ignore").read();
+        assert_eq!(arp_ignore.unwrap(), "8");
+        assert_eq!(host.link_by_index(index).unwrap().unwrap().mtu, 1000);
+    });
+}
+
+#[test]
+fn a_peer_may_stay_here() {
+    private(|| {
+        let mut host = Netlink::open().unwrap();
+        let mut make = |host_end: &str| {
+            let veth = Veth {
+                host: &name(host_end),
+                host_mac: mac().raised(),
+                peer: &name("eth-docker"),
+                netns: None,
+                peer_mac: mac(),
+                mtu: 1500,
+            };
+            host.create_veth(&veth)
+        };
+        make("veth-a").unwrap();
+        assert_eq!(make("veth-b").unwrap_err().to_string(), "link eth-docker exists already");
+        let peer = host.link(&name("eth-docker")).unwrap().unwrap();
+        assert_eq!((peer.mac, peer.up, peer.group), (Some(mac()), false, 0));
     });
 }

@@ -91,7 +91,8 @@ impl Netlink {
             }
             // The kernel does not say which of the two names is taken.
             Err(Error::Exists { .. }) if link.is_none() => {
-                Err(Error::Exists { what: format!("link {} in the container", veth.peer) })
+                let place = if veth.netns.is_some() { " in the container" } else { "" };
+                Err(Error::Exists { what: format!("link {}{place}", veth.peer) })
             }
             Err(error) => Err(error),
         }
@@ -102,20 +103,15 @@ impl Netlink {
     /// wrong MAC. `RTM_NEWLINK` refuses both; writing `disable_ipv6` takes twice as long and spins
     /// while somebody else holds the RTNL lock.
     fn silence(&mut self, index: u32) -> Result<(), Error> {
-        let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
-        // Two messages: a kernel without IPv6, or an MTU below 1280, refuses the second.
-        let no_address = LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]);
-        let requests = vec![
-            change(index, vec![ipv4_conf(IPV4_DEVCONF_ARP_IGNORE, ARP_IGNORE_ALL)]),
-            change(index, vec![no_address]),
-        ];
-        for answer in self.exchange(requests)? {
-            match answer {
-                Err(Error::System { source, .. })
-                    if errno(&source) == Some(Errno::EAFNOSUPPORT) => {}
-                other => drop(other?),
+        let deaf = ipv4_conf(IPV4_DEVCONF_ARP_IGNORE, ARP_IGNORE_ALL);
+        let mute = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        let silence = |specs| change(index, vec![LinkAttribute::AfSpecUnspec(specs)]);
+        match self.ask(silence(vec![deaf.clone(), mute])) {
+            // A kernel without IPv6, or an MTU below the 1280 it needs: there is nothing to mute.
+            Err(Error::System { source, .. }) if errno(&source) == Some(Errno::EAFNOSUPPORT) => {
+                self.ask(silence(vec![deaf])).map(drop)
             }
+            answer => answer.map(drop),
         }
-        Ok(())
     }
 }

@@ -100,6 +100,13 @@ impl Netlink {
         self.ask(replace(route, oif, false)).map(drop)
     }
 
+    /// [`Self::replace_route`] for a route that the kernel has already taken in another table: its
+    /// next hop counts as reachable, although no subnet of the link may contain it (RTNH_F_ONLINK).
+    pub fn copy_route(&mut self, route: &Route, oif: Option<u32>) -> Result<(), Error> {
+        let onlink = oif.is_some() && route.gw.is_some();
+        self.ask(replace(route, oif, onlink)).map(drop)
+    }
+
     /// Removes a route of ours; false if it was not there.
     pub fn delete_route(&mut self, route: &Route, oif: Option<u32>) -> Result<bool, Error> {
         let mut message = message(route, oif, false);

@@ -1,21 +1,39 @@
 //! NAT, the guard of the host and the isolation of networks: one nftables table of ours, the
 //! policy routes of named uplinks, per-interface forwarding, and the one tagged rule elsewhere.
 
+pub mod forwarding;
+pub mod nft;
+pub mod routing;
+pub mod table;
+pub mod tagged;
+
+use std::path::PathBuf;
+
 use ipnet::IpNet;
 
 use crate::config::Uplink;
 use crate::error::{Fault, Kind};
+use crate::link::{self, Netlink};
 use crate::name::IfName;
-use crate::state::State;
+use crate::state::{self, State};
 
-/// One network as nftables and routing see it.
+pub use table::Missing;
+
+/// Prefix lengths up to this are default routes: OpenVPN's `redirect-gateway def1` writes
+/// `0.0.0.0/1` and `128.0.0.0/1`.
+const DEFAULT_PREFIX_V4: u8 = 1;
+
+/// The same for IPv6: the global unicast `2000::/3`, and OpenVPN's halves of it.
+const DEFAULT_PREFIX_V6: u8 = 4;
+
+/// A network the host routes for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// The interface that carries its gateway addresses.
+    /// Its gateway interface: the local port of the bridge, or a VLAN's internal port.
     pub interface: IfName,
-    /// Its subnets.
+    /// Its subnets, IPv4 and IPv6.
     pub subnets: Vec<IpNet>,
-    /// Whether its traffic is masqueraded.
+    /// Whether its traffic leaves under the address of the uplink.
     pub masquerade: bool,
     /// Where its traffic leaves.
     pub uplink: Uplink,
@@ -23,25 +41,185 @@ pub struct Segment {
 
 /// Why NAT is not as it should be.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {}
+pub enum Error {
+    /// The plan contradicts itself.
+    #[error("segment {interface}: {field} {value} {problem}")]
+    Invalid {
+        /// The segment's gateway interface.
+        interface: IfName,
+        /// "subnet", "uplink", "interface".
+        field: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong with it, and what was expected.
+        problem: &'static str,
+    },
+    /// A gateway interface or an uplink is not there.
+    #[error("interface {interface} does not exist")]
+    Missing {
+        /// Its name.
+        interface: IfName,
+    },
+    /// The nftables table.
+    #[error("cannot {action} the nftables table {}", table::NAME)]
+    Table {
+        /// "write", "read", "remove".
+        action: &'static str,
+        /// What nf_tables said.
+        source: nft::Error,
+    },
+    /// A link, route, policy rule or setting of an interface.
+    #[error("cannot {action}")]
+    Kernel {
+        /// As an infinitive.
+        action: &'static str,
+        /// What the kernel said.
+        source: link::Error,
+    },
+    /// The settings of all interfaces cannot be listed.
+    #[error("cannot list {}", path.display())]
+    List {
+        /// The directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// The file that remembers what was switched on.
+    #[error(transparent)]
+    State(#[from] state::Error),
+    /// The tagged rule.
+    #[error(transparent)]
+    Tagged(#[from] tagged::Error),
+}
 
 impl Fault for Error {
     fn kind(&self) -> Kind {
-        match *self {}
+        match self {
+            Self::Invalid { .. } => Kind::Invalid,
+            Self::Missing { .. } => Kind::Missing,
+            Self::Table { source: nft::Error::Owned { .. }, .. } => Kind::Busy,
+            Self::Table { source: nft::Error::Unsupported { .. }, .. } => Kind::Unsupported,
+            Self::Table { source: nft::Error::Timeout { .. }, .. } => Kind::Unavailable,
+            Self::Table { .. } | Self::List { .. } => Kind::System,
+            Self::Kernel { source, .. } => source.kind(),
+            Self::State(state) => state.kind(),
+            Self::Tagged(tagged) => tagged.kind(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { interface } => {
+                Some(format!("check the name with \"ip link show {interface}\""))
+            }
+            Self::Table { source: nft::Error::Unsupported { .. }, .. } => {
+                Some("use a kernel with nf_tables, nft_masq and nft_ct (CONFIG_NFT_MASQ)".into())
+            }
+            Self::Kernel { source, .. } => source.hint(),
+            Self::State(state) => state.hint(),
+            Self::Tagged(tagged) => tagged.hint(),
+            _ => None,
+        }
     }
 }
 
-/// Makes tables, routes and forwarding serve exactly these segments. True if anything changed.
-pub fn apply(_state: &State, _segments: &[Segment]) -> Result<bool, Error> {
-    Ok(false)
+/// Makes table, routes and forwarding serve exactly these segments. Idempotent; returns whether
+/// anything was changed. What is switched on is remembered in the state directory first.
+///
+/// The tagged rule is [`tagged::ensure`]'s: it runs a process, this does not.
+pub fn apply(state: &State, segments: &[Segment]) -> Result<bool, Error> {
+    apply_as(state, segments, forwarding::Ipv6::of_this_kernel())
 }
 
-/// Removes all of it. True if anything was there.
-pub fn remove(_state: &State) -> Result<bool, Error> {
-    Ok(false)
+/// [`apply`], with IPv6 forwarding switched as told.
+pub fn apply_as(
+    state: &State,
+    segments: &[Segment],
+    ipv6: forwarding::Ipv6,
+) -> Result<bool, Error> {
+    check(segments)?;
+    let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
+    let uplinks = routing::Uplinks::find(&mut netlink, segments)?;
+    let mut forwarding = forwarding::Forwarding::recall(state)?;
+    let wanted = forwarding.plan(segments, &uplinks, ipv6)?;
+    // The rules first: nothing is forwarded that they have not been asked about.
+    let mut changed = table::write(segments, &uplinks, &wanted.switched)?;
+    changed |= routing::sync(&mut netlink, segments)?;
+    changed |= forwarding.switch(&wanted)?;
+    Ok(changed)
 }
 
-/// What is missing of one segment, in words; `None` if nothing.
-pub fn missing(_segment: &Segment) -> Result<Option<String>, Error> {
+/// Takes away what [`apply`] made and sets every setting back; returns whether there was anything.
+pub fn remove(state: &State) -> Result<bool, Error> {
+    let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
+    // Reverse: forwarding ends first, so that nothing leaves without NAT meanwhile.
+    let mut changed = forwarding::Forwarding::recall(state)?.restore()?;
+    changed |= routing::sync(&mut netlink, &[])?;
+    changed |= table::remove()?;
+    Ok(changed)
+}
+
+/// The first thing one segment lacks, in words; `None` if nothing. For CHECK and status: reads our
+/// table and our policy rules, nothing that grows with the host.
+pub fn missing(segment: &Segment) -> Result<Option<String>, Error> {
+    if let Some(lacking) = table::missing(std::slice::from_ref(segment))?.into_iter().next() {
+        return Ok(Some(format!("nftables rule \"{}\"", lacking.rule)));
+    }
+    let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
+    if let Some(rule) = routing::missing(&mut netlink, segment)? {
+        return Ok(Some(format!("policy rule from {} to table {}", rule.from, rule.table)));
+    }
+    if !forwarding::is_on(segment)? {
+        return Ok(Some(format!("forwarding on {}", segment.interface)));
+    }
     Ok(None)
+}
+
+/// Whether a route leads to everywhere, or to a large part of it.
+fn is_default(destination: IpNet) -> bool {
+    match destination {
+        IpNet::V4(net) => net.prefix_len() <= DEFAULT_PREFIX_V4,
+        IpNet::V6(net) => net.prefix_len() <= DEFAULT_PREFIX_V6,
+    }
+}
+
+fn check(segments: &[Segment]) -> Result<(), Error> {
+    let invalid = |segment: &Segment, field, value: String, problem| Error::Invalid {
+        interface: segment.interface.clone(),
+        field,
+        value,
+        problem,
+    };
+    for (index, segment) in segments.iter().enumerate() {
+        let earlier = &segments[..index];
+        if earlier.iter().any(|other| other.interface == segment.interface) {
+            let value = segment.interface.to_string();
+            let problem = "is the gateway of another segment too, expected one segment for each";
+            return Err(invalid(segment, "interface", value, problem));
+        }
+        if let Uplink::Named(uplink) = &segment.uplink
+            && segments.iter().any(|other| &other.interface == uplink)
+        {
+            let problem = "is the gateway of a segment, expected an interface to the outside";
+            return Err(invalid(segment, "uplink", uplink.to_string(), problem));
+        }
+        for subnet in &segment.subnets {
+            if is_default(*subnet) {
+                let problem = "covers the internet, expected a subnet such as 10.200.0.0/24";
+                return Err(invalid(segment, "subnet", subnet.to_string(), problem));
+            }
+            let overlaps = |other: &IpNet| {
+                other.contains(&subnet.trunc().network()) || subnet.contains(&other.network())
+            };
+            if earlier.iter().flat_map(|other| &other.subnets).any(overlaps) {
+                let problem = "overlaps a subnet of another segment, expected one apart";
+                return Err(invalid(segment, "subnet", subnet.to_string(), problem));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn kernel_error(action: &'static str, source: link::Error) -> Error {
+    Error::Kernel { action, source }
 }

@@ -46,7 +46,8 @@ pub fn up(config: &Config) -> Result<Vec<Step>, Error> {
     for network in networks.made()? {
         networks.make_gateway(&network, &mut netlink)?;
     }
-    let changed = nat::apply(&state, &networks.segments()?)?;
+    let mut changed = nat::apply(&state, &networks.segments()?)?;
+    changed |= nat::tagged::ensure().map_err(nat::Error::from)?;
     steps.push(Step { what: "forwarding, NAT and guard".to_owned(), changed });
     Ok(steps)
 }
@@ -58,7 +59,8 @@ pub fn down(config: &Config) -> Result<Vec<Step>, Error> {
     state.prepare()?;
     let _lock = state.lock("networks")?;
     let mut steps = Vec::new();
-    let changed = nat::remove(&state)?;
+    let mut changed = nat::tagged::remove().map_err(nat::Error::from)?;
+    changed |= nat::remove(&state)?;
     steps.push(Step { what: "forwarding, NAT and guard".to_owned(), changed });
     let mut ovsdb = Client::connect(&config.ovsdb, bridge::OVSDB_DEADLINE)?;
     let mut netlink = Netlink::open()?;

@@ -1,0 +1,48 @@
+//! A writer of nf_tables netlink: tables, sets, base and plain chains, rules, in one atomic batch;
+//! and the little reading that tells whether they are still there.
+//!
+//! Own because no crate writes masquerade rules without a C library or an `nft` process per call
+//! (docs/decisions/030-own-nftables-writer.md). Numbers are those of linux/netfilter/nf_tables.h
+//! unless said otherwise; integers travel in network byte order.
+
+mod attribute;
+mod batch;
+mod expression;
+mod socket;
+
+pub use batch::{Batch, Chain, Family, Hook, Rule, Set, padded};
+pub use expression::{Comparison, Ct, Expression, Meta, Verdict};
+pub use socket::{InstalledRule, Socket};
+
+use std::io;
+
+/// Why the kernel did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process owns the table (`flags owner`).
+    #[error("another process owns what {subject} would change")]
+    Owned {
+        /// What was written.
+        subject: String,
+    },
+    /// The kernel has no code for it.
+    #[error("the kernel does not support {subject}")]
+    Unsupported {
+        /// What was written.
+        subject: String,
+    },
+    /// Nobody answered.
+    #[error("no answer from nf_tables to: {action}")]
+    Timeout {
+        /// What was asked.
+        action: String,
+    },
+    /// Anything else the kernel or the socket said.
+    #[error("nf_tables: cannot {action}")]
+    System {
+        /// What was asked, as an infinitive.
+        action: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+}

@@ -29,6 +29,9 @@ pub struct Client {
     connection: Connection,
     endpoint: String,
     deadline: Duration,
+    /// The port added last and its row of Interface: [`Self::wait_open`] by row needs no scan of
+    /// the table at each change somebody makes to the database.
+    added: Option<(IfName, Uuid)>,
 }
 
 /// An operation that failed; nothing of its transaction was done.
@@ -60,7 +63,7 @@ impl Client {
         };
         let endpoint = endpoint.to_string();
         match connection {
-            Ok(connection) => Ok(Self { connection, endpoint, deadline }),
+            Ok(connection) => Ok(Self { connection, endpoint, deadline, added: None }),
             Err(Failure::Io(source)) => Err(Error::Connect { endpoint, source }),
             Err(Failure::Timeout) => Err(Error::Timeout { endpoint, deadline }),
             Err(Failure::Broken(why)) => Err(Error::Broken { endpoint, why }),
@@ -231,7 +234,11 @@ impl Client {
             comment(&format!("add port {} to bridge {}", port.name, bridge.name)),
         ];
         match self.transact(&ops, self.deadline)? {
-            Ok(_) => Ok(()),
+            Ok(results) => {
+                let uuid = rows::read_uuid(&results[1]["uuid"]);
+                self.added = uuid.map(|uuid| (port.name.clone(), uuid));
+                Ok(())
+            }
             Err(refusal) if refusal.is_wait(0) => Err(no_bridge(&bridge.name)),
             Err(refusal) => Err(name_taken(refusal, ops.len(), &port.name, "add a port")),
         }
@@ -242,6 +249,10 @@ impl Client {
     pub fn wait_open(&mut self, port: &IfName, deadline: Duration) -> Result<u16, Error> {
         let until = Instant::now() + deadline;
         let columns = ["ofport", "error"];
+        let condition = match &self.added {
+            Some((name, uuid)) if name == port => by_uuid(uuid),
+            _ => by_name(port),
+        };
         let mut seen = json!({ "ofport": ["set", []], "error": ["set", []] });
         let mut failed: Option<(Instant, String)> = None;
         loop {
@@ -251,8 +262,8 @@ impl Client {
             // The server itself holds the answer back until the columns differ from what was seen.
             let results = self.transact(
                 &[
-                    wait("Interface", &by_name(port), &columns, "!=", &json!([seen]), left),
-                    select("Interface", &by_name(port), &columns),
+                    wait("Interface", &condition, &columns, "!=", &json!([seen]), left),
+                    select("Interface", &condition, &columns),
                 ],
                 left + REPLY_GRACE,
             );
@@ -493,7 +504,7 @@ fn refusal(at: usize, element: &Value) -> Refusal {
     Refusal { at, error: member("error"), details: member("details") }
 }
 
-/// A commit that broke the unique index on `name` (RFC 7047 section 3.1, "constraint violation").
+/// A commit that broke the unique index on `name` (RFC 7047 section 4.1.3, "constraint violation").
 fn name_taken(refusal: Refusal, commit: usize, name: &IfName, action: &str) -> Error {
     if refusal.at == commit && refusal.error == "constraint violation" {
         Error::PortExists { port: name.to_string() }

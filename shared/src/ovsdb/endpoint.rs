@@ -15,7 +15,7 @@ pub const DEFAULT_SOCKET: &str = "/var/run/openvswitch/db.sock";
 /// Where a packaged Open vSwitch keeps sockets and pid files (ovs-appctl(8), "Files").
 const DEFAULT_RUNDIR: &str = "/var/run/openvswitch";
 
-/// The port registered for OVSDB (RFC 7047 section 7).
+/// The port registered for OVSDB (RFC 7047 section 6).
 const DEFAULT_PORT: u16 = 6640;
 
 /// Where an ovsdb-server listens.

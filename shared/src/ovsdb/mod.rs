@@ -103,9 +103,16 @@ impl Fault for Error {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Connect { .. } | Self::Timeout { .. } | Self::Broken { .. } => {
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Some("run as root, or as a user who may open that socket".to_owned())
+            }
+            Self::Connect { .. } | Self::Broken { .. } => {
                 Some("start Open vSwitch (systemctl start openvswitch-switch)".to_owned())
             }
+            Self::Timeout { .. } => Some(
+                "look at the log of ovsdb-server, then restart it (systemctl restart ovsdb-server)"
+                    .to_owned(),
+            ),
             Self::NotOpened { .. } => {
                 Some("see whether ovs-vswitchd runs (systemctl status ovs-vswitchd)".to_owned())
             }

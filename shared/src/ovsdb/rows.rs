@@ -264,7 +264,7 @@ impl<'a> Row<'a> {
     }
 }
 
-fn read_uuid(value: &Value) -> Option<Uuid> {
+pub(super) fn read_uuid(value: &Value) -> Option<Uuid> {
     match value.as_array().map(Vec::as_slice) {
         Some([Value::String(tag), Value::String(uuid)]) if tag == "uuid" => {
             Some(Uuid(uuid.clone()))

@@ -206,3 +206,23 @@ fn ifupdown_reads_the_block_and_starts_none_of_it() {
 fn ifupdown2_reads_the_block_and_starts_none_of_it() {
     tool_reads_the_block_and_starts_none_of_it(Tool::Ifupdown2);
 }
+
+/// docs/interfaces.md says so of bridges that the user defines with `ovs_ports`.
+#[test]
+fn ifupdown2_spares_ports_only_by_the_line_in_the_manual() {
+    let host = Host::new();
+    Tool::Ifupdown2.install(&host);
+    host.bridge("ovsbr0");
+    host.ip("link add veth-a-eth0 type veth peer name peer");
+    for (regex, left) in [("\tovs-ports-condone-regex ^(veth|tap)\n", "veth-a-eth0\n"), ("", "")] {
+        let bridge = format!("{USER}\tovs_ports lan0\n{regex}");
+        let port =
+            "auto lan0\niface lan0 inet manual\n\tovs_type OVSIntPort\n\tovs_bridge ovsbr0\n";
+        host.write(FILE, &format!("{bridge}\n{port}"));
+        show();
+        host.vsctl("--may-exist add-port ovsbr0 veth-a-eth0");
+        Tool::command("ifreload -a").output().success();
+        let ports = host.vsctl("list-ports ovsbr0");
+        assert_eq!(ports, format!("lan0\n{left}"));
+    }
+}

@@ -124,14 +124,14 @@ pub fn update(
 ) -> Result<bool, Error> {
     check_tag(tag)?;
     let start = Instant::now();
-    let Some(target) = file::Target::lock(path, start + PATIENCE)? else { return Ok(false) };
+    let Some(target) = file::Target::lock(path, tag, start + PATIENCE)? else { return Ok(false) };
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(current) = target.read()? {
             let Some(text) = block::rewrite(path, &current.text, tag, bridges, ports)? else {
                 return Ok(false);
             };
-            if target.replace(&current, tag, &text)? {
+            if target.replace(&current, &text)? {
                 return Ok(true);
             }
         } else if !target.exists()? {

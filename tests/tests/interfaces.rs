@@ -40,8 +40,7 @@ impl Tool {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/setup").join(name);
         path.canonicalize().unwrap_or_else(|error| {
             panic!(
-                "{}: {error}; ./run test unpacks it, and so does, in the project's directory: \
-                 sh -c '. tests/setup/ifupdown.sh; fetch_ifupdown target/setup'",
+                "{}: {error}; sh tests/setup/ifupdown.sh unpacks it, and so does ./run setup",
                 path.display()
             )
         })

@@ -30,6 +30,7 @@ pub(crate) fn run(config: Config, out: &mut impl io::Write) -> Result<ExitCode, 
     };
     host::up(config, out)?;
     out.flush()?;
+    let ledger = engine.ledger();
     let mut watch = None;
     loop {
         match follow(&engine, &mut watch) {
@@ -40,7 +41,7 @@ pub(crate) fn run(config: Config, out: &mut impl io::Write) -> Result<ExitCode, 
                 thread::sleep(RETRY);
             }
         }
-        if let Err(error) = engine.ledger().flush() {
+        if let Err(error) = ledger.flush() {
             tracing::error!(error = %sentence(&error), "the ledger cannot be forced to disk");
         }
     }

@@ -55,7 +55,7 @@ impl Rig {
 
     fn ledger(&self) -> Ledger {
         Ledger::new(self.path(), self.spool(), Sync::Agent)
-            .with_rotation(self.size, 1_000_000)
+            .with_rotation(self.size, u64::MAX)
             .with_boot(BOOT)
     }
 
@@ -258,7 +258,30 @@ fn a_failed_fdatasync_is_not_tried_again_and_costs_no_line() {
     let output = rig.traced("again", 1, "always", "fdatasync:error=EIO");
     assert_eq!(String::from_utf8_lossy(&output.stdout), "again-0 spool\n", "{output:?}");
     assert!(!rig.containers().contains(&"again-0".to_owned()));
+    let files = rig.ledger().verify().unwrap().files;
+    rig.traced("more", 20, "always", "fdatasync:error=EIO");
+    assert_eq!(rig.ledger().verify().unwrap().files, files, "a dead disk makes no heap of files");
     rig.assert_healed(&["before", "writer-0", "again-0"].map(str::to_owned), "after EIO for ever");
+}
+
+#[test]
+fn the_agent_forces_to_disk_what_is_new_and_gives_up_on_a_file_that_fails() {
+    let rig = Rig::new(1 << 20);
+    let output = rig.traced("a", 2, "flush", "rename:error=EIO");
+    let said = "a-0 ledger\nflushed [true, true]\na-1 ledger\nflushed [true, true]\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{output:?}");
+    let first = ["pwrite64", "answer", "fdatasync", "fsync", "answer"];
+    assert_eq!(rig.calls(), [&first[..], &["pwrite64", "answer", "fdatasync", "answer"]].concat());
+
+    let output = rig.traced("b", 2, "flush", "fdatasync:error=EIO");
+    let said = "b-0 ledger\nflushed [false, true]\nb-1 ledger\nflushed [true, true]\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), said, "{output:?}");
+    let failed = ["pwrite64", "answer", "fdatasync", "rename", "pwrite64", "answer"];
+    assert_eq!(rig.calls(), [&failed[..], &["pwrite64", "answer", "answer"]].concat());
+    let lines = rig.lines();
+    let rotation = lines.iter().find(|line| line.event.action == Action::Rotate).unwrap();
+    assert!(rotation.event.note.as_ref().unwrap().contains("fdatasync"), "{rotation:?}");
+    rig.assert_healed(&["a-0", "a-1", "b-0", "b-1"].map(str::to_owned), "after a failed flush");
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! file that could be missing or full, and the kernel releases it when its holder dies. A line is
 //! one write, undone if it comes out short, so that no line is ever glued to another.
 
+mod flush;
 mod line;
 mod reader;
 mod segment;
@@ -19,12 +20,13 @@ pub use verify::{Break, Report};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use self::flush::Flushed;
 use self::line::{Chain, GENESIS, Stamped};
 use self::segment::{Segment, Tail, beside};
 use self::spool::Spool;
@@ -36,8 +38,9 @@ pub const TORN: &str = "torn";
 /// Size in bytes at which the ledger is rotated: some 35 000 lines.
 pub const SEGMENT_SIZE: u64 = 16 << 20;
 
-/// Sealed segments that are kept; the oldest is deleted when a rotation makes one more.
-pub const SEGMENTS_KEPT: usize = 8;
+/// Bytes of sealed segments that are kept at least; a rotation deletes the oldest ones beyond.
+/// Bytes, not files: a disk that fails makes many short ones, which must not push out history.
+pub const KEPT: u64 = 8 * SEGMENT_SIZE;
 
 /// Longest wait for another writer. A line takes microseconds, with `Sync::Always` one
 /// fdatasync; whoever holds the lock for this long is stopped or its disk is.
@@ -248,13 +251,15 @@ pub struct Ledger {
     /// `None`: the machine's.
     boot: Option<String>,
     size: u64,
-    kept: usize,
+    kept: u64,
+    flushed: Arc<Mutex<Flushed>>,
 }
 
 impl Ledger {
     /// The ledger at `path`, spooling to the file `spool` while `path` cannot be written.
     pub fn new(path: PathBuf, spool: PathBuf, sync: Sync) -> Self {
-        Self { path, spool, sync, boot: None, size: SEGMENT_SIZE, kept: SEGMENTS_KEPT }
+        let flushed = Arc::default();
+        Self { path, spool, sync, boot: None, size: SEGMENT_SIZE, kept: KEPT, flushed }
     }
 
     /// The same ledger written under another boot id than the machine's.
@@ -263,10 +268,10 @@ impl Ledger {
         Self { boot: Some(boot.to_owned()), ..self }
     }
 
-    /// The same ledger, rotated at `size` bytes, with `kept` sealed segments (at least one).
+    /// The same ledger, rotated at `size` bytes, with at least `kept` bytes of sealed segments.
     #[must_use]
-    pub fn with_rotation(self, size: u64, kept: usize) -> Self {
-        Self { size: size.max(1), kept: kept.max(1), ..self }
+    pub fn with_rotation(self, size: u64, kept: u64) -> Self {
+        Self { size: size.max(1), kept, ..self }
     }
 
     /// Appends one line. Whatever is in the spool goes first. An unwritable ledger spools; an
@@ -281,35 +286,6 @@ impl Ledger {
         let error = crate::error::sentence(&error);
         tracing::error!("the ledger cannot be written, its lines wait in {waiting}: {error}");
         Ok(Written::Spool)
-    }
-
-    /// Moves the spool into the ledger and forces the ledger to disk: the agent's part of
-    /// [`Sync::Agent`], to be called about once a second while lines come in.
-    ///
-    /// A failed fdatasync is never tried again on the same file, since the kernel may answer
-    /// success for pages it has dropped: the file is sealed and the next one says why.
-    pub fn flush(&self) -> Result<(), Error> {
-        if spool::size(&self.spool) > 0 {
-            self.write(None, None)?;
-        }
-        let io = |path: &Path, source| io_error("sync", path, source);
-        let newest = segment::list(&self.path)?.pop().map(|(_, sealed)| sealed);
-        for path in newest.iter().chain([&self.path]) {
-            let file = match fs::File::open(path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other.map_err(|source| io(path, source))?,
-            };
-            let Err(source) = file.sync_data() else { continue };
-            let ours = file.metadata().map_err(|source| io(path, source))?;
-            let note = sync_note(path, &source);
-            let current = Segment::open(&self.path, Instant::now() + LOCK_WAIT)?;
-            if segment::is_at(&ours, &self.path).map_err(|source| io(path, source))? {
-                current.seal(&self.path, self.kept)?;
-                self.write(None, Some(note))?;
-            }
-            return Err(io(path, source));
-        }
-        Ok(())
     }
 
     /// Writes the spool and `own`, or nothing at all. `note` is for the first line of a new file.
@@ -368,6 +344,11 @@ impl Ledger {
                 note = Some(sync_note(&self.path, &source));
                 refusal = Some(io("sync", source));
                 file.cut(before).map_err(|e| io("cut", e))?;
+                if before == 0 {
+                    // Not even a new file can be forced to disk: leave none behind.
+                    fs::remove_file(&self.path).map_err(|e| io("remove", e))?;
+                    break;
+                }
                 file.seal(&self.path, self.kept)?;
                 continue;
             }

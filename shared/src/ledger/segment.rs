@@ -186,15 +186,21 @@ impl Segment {
         self.cut(start)
     }
 
-    /// Seals the file: gives it the next segment number and deletes all but the `keep` newest
-    /// segments. Nobody can write it after, since writers compare names once they hold its lock.
-    pub(super) fn seal(self, path: &Path, keep: usize) -> Result<PathBuf, Error> {
+    /// Seals the file: gives it the next segment number, and deletes the oldest segments as long
+    /// as the others hold `kept` bytes. Nobody can write it after, since writers compare names
+    /// once they hold its lock.
+    pub(super) fn seal(self, path: &Path, kept: u64) -> Result<PathBuf, Error> {
         let sealed = list(path)?;
         let number = sealed.last().map_or(0, |(number, _)| *number) + 1;
         let target = numbered(path, number);
         fs::rename(path, &target).map_err(|source| io_error("rotate", path, source))?;
-        let surplus = (sealed.len() + 1).saturating_sub(keep);
-        for (_, oldest) in sealed.iter().take(surplus) {
+        let size = |path: &PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        let mut left = self.len + sealed.iter().map(|(_, path)| size(path)).sum::<u64>();
+        for (_, oldest) in &sealed {
+            left -= size(oldest).min(left);
+            if left < kept {
+                break;
+            }
             if let Err(error) = fs::remove_file(oldest) {
                 tracing::warn!(file = %oldest.display(), %error, "old ledger segment stays");
             }

@@ -208,7 +208,7 @@ fn a_damaged_tail_is_kept_and_a_new_file_goes_on() {
 #[test]
 fn rotation_keeps_the_chain_and_the_newest_segments() {
     let rig = Rig::new();
-    let ledger = rig.ledger().with_rotation(2000, 2);
+    let ledger = rig.ledger().with_rotation(2000, 4000);
     for number in 0..40 {
         ledger.append(&attach(&number.to_string())).unwrap();
     }
@@ -395,7 +395,7 @@ fn actions_are_called_what_the_ledger_calls_them() {
 
 /// A ledger of three files, with a spooled line and two boots.
 fn history(rig: &Rig) -> Ledger {
-    let first = rig.ledger().with_rotation(700, 8);
+    let first = rig.ledger().with_rotation(700, 1 << 20);
     for container in ["a", "b", "c"] {
         first.append(&attach(container)).unwrap();
     }

@@ -1,7 +1,8 @@
 //! Writes lines into a ledger as a process of its own, to be killed at it: each line is named on
-//! stdout once `append` has said that it is safe.
+//! stdout once `append` has said that it is safe. `flush` does the agent's part after each line,
+//! twice.
 //!
-//! `ledger-writer LEDGER SPOOL NAME COUNT agent|always SIZE BOOT`
+//! `ledger-writer LEDGER SPOOL NAME COUNT agent|always|flush SIZE BOOT`
 
 use std::env;
 use std::error::Error;
@@ -11,14 +12,15 @@ use std::time::Instant;
 
 use shared::ledger::{Action, Event, Ledger, Sync, Written};
 
-/// Segments kept: all, so that every acknowledged line can be asked for.
-const KEPT: usize = 1_000_000;
+/// Bytes kept: all, so that every acknowledged line can be asked for.
+const KEPT: u64 = u64::MAX;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().skip(1).collect();
     let [path, spool, name, count, sync, size, boot] = args.as_slice() else {
-        return Err("expected LEDGER SPOOL NAME COUNT agent|always SIZE BOOT".into());
+        return Err("expected LEDGER SPOOL NAME COUNT agent|always|flush SIZE BOOT".into());
     };
+    let flush = sync == "flush";
     let sync = if sync == "always" { Sync::Always } else { Sync::Agent };
     let ledger = Ledger::new(PathBuf::from(path), PathBuf::from(spool), sync)
         .with_rotation(size.parse()?, KEPT)
@@ -47,6 +49,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             Written::Spool => "spool",
         };
         writeln!(out, "{container} {place}")?;
+        if flush {
+            let flushed = [ledger.flush().is_ok(), ledger.flush().is_ok()];
+            writeln!(out, "flushed {flushed:?}")?;
+        }
     }
     times.sort_unstable();
     if let (Some(median), Some(late)) =

@@ -13,7 +13,7 @@ use crate::container::Container;
 /// How a missing or outdated binary is made.
 const BUILD: &str = "cargo build --workspace (./run test does)";
 
-/// The CNI plugin `ovs-agent`.
+/// A CNI plugin: `ovs-agent`, unless made otherwise.
 #[derive(Debug, Clone)]
 pub struct Plugin {
     path: PathBuf,
@@ -38,11 +38,16 @@ pub struct PortAgent {
 
 impl Plugin {
     pub(crate) fn find() -> Self {
+        Self::at(binary("ovs-agent"))
+    }
+
+    /// Some other plugin, to be called in the same way.
+    pub fn at(path: PathBuf) -> Self {
         let env = BTreeMap::from([
             ("PATH".to_owned(), PATH.to_owned()),
             ("CNI_PATH".to_owned(), "/opt/cni/bin:/usr/lib/cni".to_owned()),
         ]);
-        Self { path: binary("ovs-agent"), env, deadline: Duration::from_secs(60) }
+        Self { path, env, deadline: Duration::from_secs(60) }
     }
 
     /// Where the binary is.

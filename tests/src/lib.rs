@@ -13,6 +13,7 @@
 )]
 
 mod binary;
+mod chain;
 mod command;
 mod container;
 mod containerd;
@@ -29,6 +30,7 @@ mod traffic;
 mod uplink;
 
 pub use binary::{Plugin, PortAgent, Reply};
+pub use chain::Chain;
 pub use command::{Command, Output, poll};
 pub use container::Container;
 pub use containerd::{Containerd, Pod, Refusal};

@@ -46,7 +46,7 @@ fn main() {
         usb.address(),
         wifi.address()
     );
-    shell(&host, "ip -br link show type veth");
+    shell(&host, "ip -br -4 address show type veth");
     shell(&host, "ip -4 route");
     let before = host.snapshot();
 

@@ -105,6 +105,11 @@ impl Container {
         traffic::tcp_exchange(self.connect(address, ECHO_PORT)?, bytes)
     }
 
+    /// As [`Container::tcp_echo`], to another port: one that is published for an echo server.
+    pub fn tcp_echo_port(&self, address: IpAddr, port: u16, bytes: usize) -> std::io::Result<()> {
+        traffic::tcp_exchange(self.connect(address, port)?, bytes)
+    }
+
     /// Sends a datagram to the echo server at `address` and checks what comes back.
     pub fn udp_echo(&self, address: IpAddr) -> std::io::Result<()> {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };

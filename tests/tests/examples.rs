@@ -128,7 +128,7 @@ fn lan() {
     let router = host.container("router");
     host.sh("ip link set peer netns router");
     router.exec(
-        "ip link set peer up; ip address add 172.16.0.1/24 dev peer; \
+        "ethtool -K peer tx off; ip link set peer up; ip address add 172.16.0.1/24 dev peer; \
          ip address add 203.0.113.1/32 dev lo",
     );
     let server = router.echo_server();

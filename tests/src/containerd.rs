@@ -33,7 +33,7 @@ restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".containerd]
 snapshotter = "native"
 [plugins."io.containerd.grpc.v1.cri".cni]
-bin_dir = "/opt/cni/bin"
+bin_dir = "/usr/lib/cni"
 conf_dir = "/etc/cni/net.d"
 "#;
 

@@ -102,6 +102,8 @@ impl Host {
         std::fs::create_dir_all("/opt/cni/bin")
             .and_then(|()| std::fs::copy(self.plugin().path(), target))
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", target.display()));
+        // As ./run install does: Debian's containerd looks in no other directory.
+        self.sh("ln -sfn /opt/cni/bin/ovs-agent /usr/lib/cni/ovs-agent");
         self.write(
             "/etc/cni/net.d/50-ovs-agent.conflist",
             &self.shipped("conf/50-ovs-agent.conflist"),

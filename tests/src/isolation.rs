@@ -18,7 +18,7 @@ use crate::command::PATH;
 pub(crate) const DIR: &str = "/run/rig";
 
 /// Directories a host can write to without the machine noticing.
-const OVERLAID: [&str; 4] = ["/etc", "/var/lib", "/usr/local", "/opt"];
+const OVERLAID: [&str; 5] = ["/etc", "/var/lib", "/usr/local", "/usr/lib/cni", "/opt"];
 
 /// Directories a fresh host has empty, whatever the machine has in them.
 const EMPTY: [&str; 5] =
@@ -45,7 +45,8 @@ pub(crate) struct Isolation {
 
 impl Isolation {
     /// Moves the calling thread into new network and mount namespaces with a fresh `/run`, an own
-    /// `/sys` and copy-on-write `/etc`, `/var/lib`, `/usr/local` and `/opt`.
+    /// `/sys` and copy-on-write `/etc`, `/var/lib`, `/usr/local`,
+    /// `/usr/lib/cni` and `/opt`.
     pub(crate) fn enter() -> Self {
         assert!(
             Uid::effective().is_root(),

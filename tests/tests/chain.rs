@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rig::{Chain, Host, Uplink, assert_same};
 use serde_json::{Value, json};
 
-fn host() -> (Uplink, Host) {
+fn host() -> (Host, Uplink) {
     let host = Host::new();
     let uplink = host.uplink("wlp4s0", 1).addressed(&host).routed(&host, 100);
     host.port_agent().run("up");
-    (uplink, host)
+    (host, uplink)
 }
 
 fn chain(version: &str, next: &Value) -> Chain {
@@ -21,7 +21,7 @@ fn chain(version: &str, next: &Value) -> Chain {
 
 #[test]
 fn portmap_publishes_a_port() {
-    let (uplink, host) = host();
+    let (host, uplink) = host();
     let before = host.snapshot();
     let web = host.container("web");
     let next = json!({"type": "portmap", "capabilities": {"portMappings": true}});
@@ -41,7 +41,7 @@ fn portmap_publishes_a_port() {
 
 #[test]
 fn bandwidth_slows_a_container_down() {
-    let (_uplink, host) = host();
+    let (host, _uplink) = host();
     let (web, db) = (host.container("web"), host.container("db"));
     let before = host.snapshot();
     // 8 Mbit/s towards the container, a burst of 80 kB.
@@ -66,7 +66,7 @@ fn bandwidth_slows_a_container_down() {
 
 #[test]
 fn tuning_changes_what_it_is_told() {
-    let (_uplink, host) = host();
+    let (host, _uplink) = host();
     for version in ["0.3.1", "0.4.0", "1.0.0"] {
         let web = host.container("web");
         let before = host.snapshot();

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use rig::{Containerd, Host, INTERNET, Pod, Uplink, assert_same};
 
-/// What a test works with; fields drop in this order.
+/// What a test works with. Fields drop in this order, so do not take it apart.
 struct Scene {
     containerd: Containerd,
     uplink: Uplink,
@@ -22,7 +22,8 @@ fn scene() -> Scene {
 
 #[test]
 fn ctr_runs_a_container() {
-    let Scene { containerd, host, uplink } = scene();
+    let scene = scene();
+    let Scene { containerd, host, uplink } = &scene;
     let before = host.snapshot();
     let ping = containerd.once("web", "ping -c 1 -W 2 10.200.0.1");
     assert!(ping.ok(), "{ping}");
@@ -34,7 +35,8 @@ fn ctr_runs_a_container() {
 
 #[test]
 fn pods_talk_and_leave_nothing() {
-    let Scene { containerd, host, uplink } = scene();
+    let scene = scene();
+    let Scene { containerd, host, uplink } = &scene;
     assert!(containerd.network_ready());
     let before = host.snapshot();
     let web = containerd.run_pod(Pod { name: "web", uid: "uid-web" }).unwrap();
@@ -64,11 +66,12 @@ fn pods_talk_and_leave_nothing() {
 
 #[test]
 fn a_pod_without_a_switch_is_refused_and_told_why() {
-    let Scene { containerd, host, .. } = scene();
+    let scene = scene();
+    let Scene { containerd, host, .. } = &scene;
     host.switch().stop_ovsdb();
     let refusal = containerd.run_pod(Pod { name: "web", uid: "uid-web" }).unwrap_err();
     assert!(refusal.message.contains("db.sock"), "{refusal:?}");
     host.switch().start_ovsdb();
-    let id = containerd.run_pod(Pod { name: "web", uid: "uid-web" }).unwrap();
+    let id = containerd.run_pod(Pod { name: "web", uid: "uid-again" }).unwrap();
     assert!(containerd.pod(&id).ping("10.200.0.1".parse().unwrap()));
 }

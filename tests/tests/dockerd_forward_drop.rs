@@ -5,10 +5,10 @@ use rig::{Container, Host, INTERNET, INTERNET6, Uplink, assert_same};
 use serde_json::json;
 
 /// A host with a way out; not up yet.
-fn host() -> (Uplink, Host) {
+fn host() -> (Host, Uplink) {
     let host = Host::new();
     let uplink = host.uplink("wlp4s0", 1).addressed(&host).routed(&host, 100);
-    (uplink, host)
+    (host, uplink)
 }
 
 fn plugged(host: &Host, name: &str) -> Container {
@@ -36,7 +36,7 @@ fn reaches_the_internet(container: &Container, uplink: &Uplink) {
 
 #[test]
 fn nat_works_when_docker_was_there_first() {
-    let (uplink, host) = host();
+    let (host, uplink) = host();
     let docker = host.dockerd();
     host.sh(
         "iptables -A INPUT -s 192.0.2.1 -j DROP; iptables-legacy -A INPUT -s 192.0.2.2 -j DROP",
@@ -61,7 +61,7 @@ fn nat_works_when_docker_was_there_first() {
 
 #[test]
 fn up_repairs_what_a_docker_started_later_has_cut() {
-    let (uplink, host) = host();
+    let (host, uplink) = host();
     host.port_agent().run("up");
     let web = plugged(&host, "web");
     reaches_the_internet(&web, &uplink);

@@ -58,11 +58,11 @@ fn no_file_is_forgotten() {
 }
 
 /// A host that is up; `enp2s0` is on the LAN of `ovsbr0`, whose router is 172.16.0.1.
-fn host() -> (Uplink, Host) {
+fn host() -> (Host, Uplink) {
     let host = Host::new();
     let uplink = host.uplink("wlp4s0", 1).addressed(&host).routed(&host, 100);
     host.port_agent().run("up");
-    (uplink, host)
+    (host, uplink)
 }
 
 fn example(host: &Host, file: &str) -> Chain {
@@ -103,7 +103,7 @@ fn the_configuration_is_the_default() {
 
 #[test]
 fn published() {
-    let (uplink, host) = host();
+    let (host, uplink) = host();
     let web = host.container("web");
     let ports = json!([{"hostPort": 8080, "containerPort": 7, "protocol": "tcp"}]);
     let rate = json!({"ingressRate": 80_000_000, "ingressBurst": 8_000_000});
@@ -122,7 +122,7 @@ fn published() {
 
 #[test]
 fn lan() {
-    let (_uplink, host) = host();
+    let (host, _uplink) = host();
     host.sh("ip link add enp2s0 type veth peer name peer; ip link set enp2s0 up");
     host.sh("ovs-vsctl add-port ovsbr0 enp2s0");
     let router = host.container("router");
@@ -145,7 +145,7 @@ fn lan() {
 
 #[test]
 fn vlan() {
-    let (_uplink, host) = host();
+    let (host, _uplink) = host();
     let chain = example(&host, "examples/cni/vlan.conflist");
     let (web, db) = (host.container("web"), host.container("db"));
     let (one, two) = (chain.add(&web), chain.add(&db));
@@ -161,7 +161,7 @@ fn vlan() {
 
 #[test]
 fn host_local() {
-    let (_uplink, host) = host();
+    let (host, _uplink) = host();
     let chain = example(&host, "examples/cni/host-local.conflist");
     let (web, db) = (host.container("web"), host.container("db"));
     let (one, two) = (chain.add(&web), chain.add(&db));
@@ -175,7 +175,7 @@ fn host_local() {
 
 #[test]
 fn from_ovs_cni() {
-    let (_uplink, host) = host();
+    let (host, _uplink) = host();
     let chain = example(&host, "examples/cni/from-ovs-cni.conflist");
     let web = host.container("web");
     let result = chain.add(&web);
@@ -187,7 +187,7 @@ fn from_ovs_cni() {
 
 #[test]
 fn kubernetes_attachment() {
-    let (_uplink, host) = host();
+    let (host, _uplink) = host();
     let text = host.shipped("examples/kubernetes/attachment.yaml");
     let (_, config) = text.split_once("config: |\n").unwrap();
     let mut plugin: Value = serde_json::from_str(config).unwrap();

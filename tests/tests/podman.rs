@@ -9,7 +9,7 @@ use serde_json::Value;
 
 const NETWORK: &str = "--network ovs-agent";
 
-/// What a test works with; fields drop in this order.
+/// What a test works with. Fields drop in this order, so do not take it apart.
 struct Scene {
     podman: Podman,
     uplink: Uplink,
@@ -50,7 +50,8 @@ fn inspected(podman: &Podman, name: &str) -> Value {
 
 #[test]
 fn containers_talk_and_leave_nothing() {
-    let Some(Scene { podman, uplink, host }) = scene() else { return };
+    let Some(scene) = scene() else { return };
+    let Scene { podman, uplink, host } = &scene;
     let list = podman.run("network ls");
     assert!(list.contains("ovs-agent"), "{list}");
     let before = host.snapshot();
@@ -61,7 +62,7 @@ fn containers_talk_and_leave_nothing() {
     }
     let (_, seen) = web.who_answers(INTERNET).unwrap();
     assert_eq!(seen, uplink.address());
-    let shown = inspected(&podman, "web");
+    let shown = inspected(podman, "web");
     assert_eq!(shown["IPAddress"], address(&web, 4).to_string());
     assert_eq!(shown["Gateway"], "10.200.0.1");
     let once = podman.once(NETWORK, "ping -c 1 -W 2 10.200.0.1");
@@ -73,7 +74,8 @@ fn containers_talk_and_leave_nothing() {
 
 #[test]
 fn addresses_and_macs_can_be_chosen() {
-    let Some(Scene { podman, host, .. }) = scene() else { return };
+    let Some(scene) = scene() else { return };
+    let Scene { podman, host, .. } = &scene;
     let one = podman.start("one", &format!("{NETWORK} --ip 10.200.0.77"));
     assert_eq!(address(&one, 4), "10.200.0.77".parse::<IpAddr>().unwrap());
     let own = "fd6f:7673:6272:1::99";
@@ -95,7 +97,8 @@ fn addresses_and_macs_can_be_chosen() {
 
 #[test]
 fn reload_keeps_the_address_and_the_traffic() {
-    let Some(Scene { podman, uplink, host }) = scene() else { return };
+    let Some(scene) = scene() else { return };
+    let Scene { podman, uplink, host } = &scene;
     let web = podman.start("web", NETWORK);
     let (v4, v6, mac) = (address(&web, 4), address(&web, 6), web.mac("eth0"));
     podman.run("network reload web");

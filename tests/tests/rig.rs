@@ -90,7 +90,11 @@ fn a_snapshot_sees_each_kind_of_leak() {
             "echo 0 >/proc/sys/net/ipv4/conf/lo/forwarding",
         ),
         ("/etc/network", "echo >>/etc/network/leak", "rm /etc/network/leak"),
-        ("/run/ovs-port-agent", "mkdir /run/ovs-port-agent", "rmdir /run/ovs-port-agent"),
+        (
+            "/run/ovs-port-agent",
+            "mkdir /run/ovs-port-agent; echo x >/run/ovs-port-agent/leak",
+            "rm -r /run/ovs-port-agent",
+        ),
     ] {
         host.sh(make);
         let difference = before.difference(&host.snapshot());

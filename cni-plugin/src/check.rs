@@ -9,7 +9,7 @@ use crate::environment::{Environment, Verb};
 use crate::error::Error;
 use crate::fields::lookup;
 use crate::netconf::Envelope;
-use crate::result::read_previous;
+use crate::result::{Previous, read_previous};
 
 /// Checks; silent when all is well.
 pub(crate) fn run(environment: &Environment, envelope: Envelope) -> Result<(), Error> {
@@ -18,9 +18,10 @@ pub(crate) fn run(environment: &Environment, envelope: Envelope) -> Result<(), E
     let previous = lookup(&call.envelope.raw, "prevResult").and_then(Value::as_object);
     let previous = previous.ok_or(Error::NoPrevious)?;
     let key = call.key()?;
-    let (addresses, routes) = read_previous(previous, key.ifname.as_str(), call.sandbox())?;
+    let Previous { mac, addresses, routes } =
+        read_previous(previous, key.ifname.as_str(), call.sandbox())?;
     let netns = environment.netns_path().unwrap_or_default();
-    call.engine.check(&CheckRequest { key, netns, addresses, routes })?;
+    call.engine.check(&CheckRequest { key, netns, mac, addresses, routes })?;
     if let Some(delegate) = call.delegate()? {
         delegate.ask(Verb::Check, &call.envelope.raw, Subject::of(environment))?;
     }

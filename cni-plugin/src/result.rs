@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 use shared::attachment::{Address, Record};
 use shared::link::Route;
+use shared::mac::Mac;
 
 use crate::fields::{Error, Fields, lookup};
 use crate::netconf::{read_dns, route};
@@ -140,20 +141,35 @@ fn routes(fields: &mut Fields<'_>) -> Result<Vec<Route>, Error> {
         .collect()
 }
 
-/// The part of `prevResult` that CHECK must find again: the addresses of `ifname` in `sandbox`, and
-/// the routes that leave through them.
+/// What CHECK must find again.
+#[derive(Debug)]
+pub(crate) struct Previous {
+    /// MAC of the interface, which a plugin behind us may have changed.
+    pub(crate) mac: Option<Mac>,
+    /// Its addresses.
+    pub(crate) addresses: Vec<Address>,
+    /// The routes that leave through them.
+    pub(crate) routes: Vec<Route>,
+}
+
+/// The part of `prevResult` that is about `ifname` in `sandbox`.
 pub(crate) fn read_previous(
     result: &Map<String, Value>,
     ifname: &str,
     sandbox: &str,
-) -> Result<(Vec<Address>, Vec<Route>), Error> {
+) -> Result<Previous, Error> {
     let mut fields = Fields::new("prevResult", result);
+    let mut mac = None;
     let mine: Vec<bool> = fields
         .list("interfaces")?
         .iter()
         .map(|entry| {
             let text = |key| entry.as_object().and_then(|entry| lookup(entry, key)?.as_str());
-            text("name") == Some(ifname) && text("sandbox") == Some(sandbox)
+            let mine = text("name") == Some(ifname) && text("sandbox") == Some(sandbox);
+            if mine {
+                mac = text("mac").and_then(|mac| mac.parse().ok());
+            }
+            mine
         })
         .collect();
     let mut addresses = Vec::new();
@@ -170,7 +186,7 @@ pub(crate) fn read_previous(
         route.gw.is_none_or(|gw| addresses.iter().any(|own| own.address.contains(&gw)))
     };
     let routes = routes(&mut fields)?.into_iter().filter(reachable).collect();
-    Ok((addresses, routes))
+    Ok(Previous { mac, addresses, routes })
 }
 
 #[cfg(test)]

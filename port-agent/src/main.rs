@@ -2,6 +2,7 @@
 
 mod agent;
 mod host;
+mod ledger;
 mod status;
 mod table;
 
@@ -40,6 +41,8 @@ enum Command {
     Run,
     /// Show bridges, networks, NAT, attachments by container, and pool use.
     Status(status::StatusArguments),
+    /// Show, follow or verify the history of the host.
+    Ledger(ledger::LedgerArgs),
     /// Write the managed block of the interfaces file anew from Open vSwitch.
     Sync,
 }
@@ -79,6 +82,7 @@ fn run(config: Config, command: Command, out: &mut impl io::Write) -> Result<Exi
         Command::Down(arguments) => host::down(config, &arguments, out),
         Command::Run => agent::run(config, out),
         Command::Status(arguments) => status::run(config, &arguments, out),
+        Command::Ledger(arguments) => ledger::run(&config, arguments, out),
         Command::Sync => host::sync(config, out),
     }
 }

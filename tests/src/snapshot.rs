@@ -167,9 +167,16 @@ fn plain(line: &str) -> Option<String> {
     Some(line.trim().to_owned())
 }
 
+/// ovs-vswitchd's own device of the userspace datapath: it comes with the first such bridge and
+/// goes some time after the last.
+const DATAPATH: &str = "ovs-netdev";
+
 /// Without the index (a re-created link is caught by its MAC address) and without its state.
 fn link(line: &str) -> Option<String> {
     let line = line.split_once(": ")?.1.replace('\\', " ");
+    if line.starts_with(DATAPATH) {
+        return None;
+    }
     let mut words = Vec::new();
     let mut all = line.split_whitespace();
     while let Some(word) = all.next() {
@@ -260,6 +267,9 @@ fn settings() -> Vec<String> {
     for family in ["ipv4", "ipv6"] {
         let base = format!("/proc/sys/net/{family}/conf");
         for entry in fs::read_dir(&base).into_iter().flatten().flatten() {
+            if entry.file_name() == DATAPATH {
+                continue;
+            }
             for setting in SYSCTLS {
                 let path = entry.path().join(setting);
                 if let Ok(value) = fs::read_to_string(&path) {

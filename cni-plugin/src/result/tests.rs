@@ -157,8 +157,8 @@ fn check_looks_for_its_own_interface_only() {
     let previous = json!({
         "interfaces": [
             {"name": "veth1", "mac": "02:00:00:00:00:01"},
-            {"name": "eth0", "sandbox": SANDBOX},
-            {"name": "eth1", "sandbox": SANDBOX},
+            {"name": "eth0", "mac": "02:00:00:00:00:02", "sandbox": SANDBOX},
+            {"name": "eth1", "mac": "02:00:00:00:00:03", "sandbox": SANDBOX},
         ],
         "ips": [
             {"interface": 1, "address": "10.200.0.2/24", "gateway": "10.200.0.1"},
@@ -170,19 +170,21 @@ fn check_looks_for_its_own_interface_only() {
             {"dst": "10.8.0.0/16", "gw": "10.9.0.1"},
         ],
     });
-    let (addresses, routes) =
+    let Previous { mac, addresses, routes } =
         read_previous(previous.as_object().unwrap(), "eth0", SANDBOX).unwrap();
     let texts: Vec<_> = addresses.iter().map(|a| a.address.to_string()).collect();
     assert_eq!(texts, ["10.200.0.2/24", "10.200.1.2/24"]);
     assert_eq!(routes.len(), 1);
+    assert_eq!(mac.unwrap().to_string(), "02:00:00:00:00:02");
 }
 
 #[test]
 fn a_result_of_ours_is_read_back_whole() {
     for version in Version::ALL {
         let result = render(version, &record(), SANDBOX, &dns(), None);
-        let (addresses, routes) =
+        let Previous { mac, addresses, routes } =
             read_previous(result.as_object().unwrap(), "eth0", SANDBOX).unwrap();
+        assert_eq!(mac, Some(record().mac));
         assert_eq!(addresses, record().addresses);
         assert_eq!(routes[0].gw, record().routes[0].gw);
     }

@@ -25,6 +25,8 @@ pub struct CheckRequest {
     pub key: Key,
     /// The namespace it must be in.
     pub netns: PathBuf,
+    /// The MAC that a plugin behind us may have given it; the recorded one if `None`.
+    pub mac: Option<Mac>,
     /// Addresses that must still be on the interface (those of the previous result).
     pub addresses: Vec<Address>,
     /// Routes that must still exist.
@@ -133,7 +135,7 @@ fn check_container(
         .link(ifname)?
         .ok_or_else(|| say.missing(&format!("interface {ifname} in the container")))?;
     let what = |aspect: &str| format!("{aspect} of {ifname}");
-    say.same(&what("the MAC"), &link.mac, &Some(record.mac))?;
+    say.same(&what("the MAC"), &link.mac, &Some(request.mac.unwrap_or(record.mac)))?;
     say.same(&what("the MTU"), &Some(link.mtu), &Some(record.mtu))?;
     say.same(&what("the link state"), &Some(updown(link.up)), &Some("up"))?;
     say.same(&what("the peer's index"), &link.peer_index, &Some(host.index))?;

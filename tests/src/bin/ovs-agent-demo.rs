@@ -56,7 +56,9 @@ fn main() {
     shell(&host, "cat /etc/ovs-port-agent/config.toml");
     show("ovs-port-agent up", &agent.run("up"));
     shell(&host, "ovs-vsctl show");
-    shell(&host, "nft list ruleset");
+    println!("The heart of NAT: what is masqueraded, and a way of its own for the NAT bridge.");
+    shell(&host, "nft list chain inet ovs-agent srcnat");
+    shell(&host, "ip rule");
 
     chapter("Two containers, attached by the real CNI plugin");
     println!("A runtime calls the plugin once per container, as here, with this network:");
@@ -68,7 +70,7 @@ fn main() {
 
     chapter("They talk to each other");
     let _server = db.echo_server();
-    told("web pings db", || yes(web.ping(db_ip[0])));
+    told("web pings db, three times", || yes(web.ping(db_ip[0])));
     told("web sends db 20 MB over TCP; every byte comes back right", || {
         web.tcp_echo(db_ip[0], 20_000_000)
     });

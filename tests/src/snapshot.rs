@@ -183,6 +183,8 @@ fn link(line: &str) -> Option<String> {
         match word {
             // Depends on when ovs-vswitchd and the far end came up.
             "state" | "link-netnsid" => drop(all.next()),
+            // Of a Linux bridge.
+            "hello_timer" | "tcn_timer" | "topology_change_timer" | "gc_timer" => drop(all.next()),
             _ if word.starts_with('<') => {
                 let up = word.contains("UP,") || word.contains(",UP>") || word.contains("<UP");
                 words.push(if up { "up".to_owned() } else { "down".to_owned() });
@@ -289,6 +291,10 @@ const SHOWN: usize = 400;
 /// given, when port names were freed, locks, and the directories they are in.
 fn is_bookkeeping(path: &Path, meta: &fs::Metadata) -> bool {
     let name = path.file_name().unwrap_or_default();
+    if path.starts_with("/var/lib/cni") {
+        // Runtimes leave their empty directories.
+        return meta.is_dir();
+    }
     path.starts_with("/run/ovs-port-agent")
         && (meta.is_dir() || [".order", "freed", "lock", "unshown"].iter().any(|n| name == *n))
 }

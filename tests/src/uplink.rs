@@ -30,6 +30,11 @@ impl Uplink {
         assert!((1..=250).contains(&number), "uplink number {number}: expected 1 to 250");
         let router = host.container(&format!("lan-{name}"));
         host.ip(&format!("link add {name} type veth peer name lan0 netns lan-{name}"));
+        // A host that has long been up: no address of its wire is tentative any more.
+        let no_wait =
+            |interface: &str| format!("echo 0 >/proc/sys/net/ipv6/conf/{interface}/dad_transmits");
+        host.sh(&no_wait(name));
+        router.exec(&no_wait("lan0"));
         router.ip("link set lan0 up");
         router.ip(&format!("address add 198.18.{number}.1/24 dev lan0"));
         router.ip(&format!("address add 2001:db8:{number}::1/64 dev lan0 nodad"));

@@ -21,7 +21,7 @@ fn plugged(host: &Host, name: &str) -> Container {
 /// Docker's rules and everybody's else, one of ours aside.
 fn foreign(host: &Host) -> String {
     let saved = host.sh("iptables-save; ip6tables-save; iptables-legacy-save");
-    let keep = |line: &&str| !line.contains("ovs-port-agent") && !line.starts_with('#');
+    let keep = |line: &&str| !line.contains("--comment ovs-agent ") && !line.starts_with('#');
     let clean = |line: &str| line.split(" [").next().unwrap_or_default().to_owned();
     saved.lines().filter(keep).map(clean).collect::<Vec<_>>().join("\n")
 }
@@ -47,10 +47,10 @@ fn nat_works_when_docker_was_there_first() {
     let web = plugged(&host, "web");
     reaches_the_internet(&web, &uplink);
     assert_eq!(foreign(&host), rules, "somebody else's rules changed");
-    let ours = host.sh("iptables-save | grep ovs-port-agent");
+    let ours = host.sh("iptables-save | grep -e '--comment ovs-agent '");
     assert_eq!(ours.lines().count(), 1, "one rule of ours outside our table: {ours}");
     host.port_agent().run("up");
-    assert_eq!(host.sh("iptables-save | grep ovs-port-agent"), ours, "up is idempotent");
+    assert_eq!(host.sh("iptables-save | grep -e '--comment ovs-agent '"), ours, "up is idempotent");
     let conf = json!({"cniVersion": "1.0.0", "name": "lab", "type": "ovs-agent"});
     let _gone = host.plugin().del(&web, &conf).success();
     drop(web);

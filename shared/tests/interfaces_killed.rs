@@ -99,3 +99,48 @@ fn a_killed_writer_leaves_the_old_file_or_the_new() {
         assert!(olds + news > 0, "no update calls {step}: the list of steps is out of date");
     }
 }
+
+/// Runs the writer on `path` with one kind of system call on the new file failing.
+fn failing(path: &Path, inject: &str) -> bool {
+    let temporary = path.with_file_name(format!(".interfaces.{TAG}.new"));
+    Command::new("strace")
+        .args(["-f", "-qqq", "-o", "/dev/null", "-e", "signal=none", "-P"])
+        .arg(temporary)
+        .args(["-e", &format!("inject={inject}")])
+        .arg(env::current_exe().unwrap())
+        .args(["--exact", "the_writer", "--test-threads=1"])
+        .env(TARGET, path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .expect("the test needs strace: apt-get install strace")
+        .success()
+}
+
+#[test]
+fn a_failing_disk_leaves_the_old_file_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    for inject in [
+        "openat:error=EROFS",
+        "write:error=ENOSPC",
+        "fchown:error=EPERM",
+        "fsetxattr:error=ENOSPC",
+        "fsync:error=EIO",
+        "renameat2:error=EIO",
+    ] {
+        let path = fresh(dir.path(), "interfaces");
+        assert!(!failing(&path, inject), "{inject} went unnoticed");
+        assert_eq!(fs::read_to_string(&path).unwrap(), OLD, "{inject}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{inject}");
+    }
+}
+
+#[test]
+fn a_file_system_that_cannot_exchange_will_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fresh(dir.path(), "interfaces");
+    assert!(failing(&path, "renameat2:error=EINVAL"));
+    assert!(fs::read_to_string(&path).unwrap().contains("iface veth-299 inet manual"));
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o604);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}

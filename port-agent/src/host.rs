@@ -24,6 +24,9 @@ pub(crate) fn up(config: Config, out: &mut impl io::Write) -> Result<ExitCode, F
     let steps = host::up(&config).map_err(Failure::new)?;
     say(out, &steps)?;
     let engine = Engine::new(config);
+    if let Err(error) = engine.ledger().boot("port-agent") {
+        tracing::error!(error = %sentence(&error), "the ledger cannot be written");
+    }
     let swept = engine.sweep_old_boots().map_err(Failure::new)?;
     if swept > 0 {
         writeln!(out, "{:<28} {swept} removed", "ports of earlier boots")?;

@@ -24,7 +24,8 @@ const TREES: [&str; 7] = [
 ];
 
 /// Settings that a bring-up touches.
-const SYSCTLS: [&str; 5] = ["forwarding", "accept_ra", "rp_filter", "proxy_arp", "arp_ignore"];
+const SYSCTLS: [&str; 6] =
+    ["forwarding", "force_forwarding", "accept_ra", "rp_filter", "proxy_arp", "arp_ignore"];
 
 /// Columns that move by themselves: counters, link state, what ovs-vswitchd reports back.
 const VOLATILE: [&str; 18] = [

@@ -54,7 +54,7 @@ pub enum Error {
         /// What is wrong with it, and what was expected.
         problem: &'static str,
     },
-    /// A gateway interface or an uplink is not there.
+    /// A gateway interface is not there.
     #[error("interface {interface} does not exist")]
     Missing {
         /// Its name.
@@ -166,6 +166,11 @@ pub fn missing(segment: &Segment) -> Result<Option<String>, Error> {
         return Ok(Some(format!("nftables rule \"{}\"", lacking.rule)));
     }
     let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
+    if let Uplink::Named(uplink) = &segment.uplink
+        && netlink.link(uplink).map_err(|s| kernel_error("look up an uplink", s))?.is_none()
+    {
+        return Ok(Some(format!("uplink {uplink}")));
+    }
     if let Some(rule) = routing::missing(&mut netlink, segment)? {
         return Ok(Some(format!("policy rule from {} to table {}", rule.from, rule.table)));
     }

@@ -97,7 +97,7 @@ fn del(port: &str, bridge: &str, socket: &str) {
         r#"{{"id":1,"method":"transact","params":["Open_vSwitch",{{"op":"select","table":"Port","where":[["name","==","{port}"]],"columns":["_uuid"]}}]}}"#
     )
     .unwrap();
-    let text = wait(&mut ovsdb, |text| text.contains("]]}"));
+    let text = wait(&mut ovsdb, |text| text.contains("\"id\":1") && text.ends_with('}'));
     let uuid = text.split('"').find(|word| word.len() == 36).unwrap();
     write!(
         ovsdb,

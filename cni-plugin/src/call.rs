@@ -106,11 +106,11 @@ pub(crate) fn engine(ovsdb: Option<Endpoint>) -> Result<Engine, Error> {
 }
 
 /// Refuses the plugin's own namespace before anything is done to it, and one that is not there.
-pub(crate) fn guard_netns(environment: &Environment) -> Result<Netns, Error> {
+pub(crate) fn guard_netns(environment: &Environment) -> Result<(), Error> {
     let path = environment.netns_path().unwrap_or_default();
     let netns = Netns::open(&path)?;
     if !environment.netns_override && netns.id() == Netns::current()?.id() {
         return Err(Error::OwnNetns { path: path.display().to_string() });
     }
-    Ok(netns)
+    Ok(())
 }

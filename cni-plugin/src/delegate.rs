@@ -199,13 +199,19 @@ impl<'a> Delegate<'a> {
     }
 
     /// Runs the plugin; if it does not know the version of `config`, once more with the newest it
-    /// does. `None` if no such version has the verb.
+    /// does. `None` if no such version has the verb. GC and STATUS are rare, and old plugins take
+    /// them for nonsense: there the version is asked first.
     fn speak(
         &self,
         verb: Verb,
         config: &mut Map<String, Value>,
         subject: Subject<'_>,
     ) -> Result<Option<Vec<u8>>, Error> {
+        if verb.since() > Version::V1_0_0
+            && self.common_version(subject)?.is_none_or(|version| version < verb.since())
+        {
+            return Ok(None);
+        }
         match self.run(verb, config, subject) {
             Err(error) if error.code() == Some(1) => {
                 let Some(version) = self.common_version(subject)? else { return Err(error) };

@@ -72,12 +72,12 @@ pub(crate) enum Error {
         /// Its type.
         kind: String,
     },
-    /// An ADD failed, and the address could not be given back either.
-    #[error("{cause}; and the address could not be given back: {left}")]
+    /// An ADD failed, and so did its undoing.
+    #[error("{}; and it could not be undone: {}", chain(cause), chain(left))]
     NotReleased {
         /// Why the ADD failed.
         cause: Box<Error>,
-        /// Why the address was not released.
+        /// Why something is left.
         left: Box<Error>,
     },
     /// STATUS: an ADD would fail.
@@ -160,7 +160,10 @@ impl Error {
     /// work; a full pool or a silent database is felt by new ones only.
     fn status_code(&self) -> u64 {
         match self {
-            Self::Engine(attachment::Error::Ovsdb(ovsdb::Error::NoBridge { .. })) => code::DEGRADED,
+            Self::Engine(
+                attachment::Error::Vswitchd(_)
+                | attachment::Error::Ovsdb(ovsdb::Error::NoBridge { .. }),
+            ) => code::DEGRADED,
             Self::Delegate(error) => match error.code() {
                 Some(code @ (code::NOT_AVAILABLE | code::DEGRADED)) => code,
                 _ => code::NOT_AVAILABLE,

@@ -37,4 +37,9 @@ impl Memo {
             .and_then(|record| serde_json::from_value(record.front_end.clone()).ok())
             .unwrap_or_default()
     }
+
+    /// As the record keeps it.
+    pub(crate) fn to_value(&self) -> Value {
+        serde_json::to_value(self).unwrap_or_default()
+    }
 }

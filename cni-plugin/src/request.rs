@@ -2,60 +2,64 @@
 
 use std::net::IpAddr;
 
-use shared::attachment::{Address, Addressing, AttachRequest, Key, Runtime};
+use shared::attachment::{Addressing, AttachRequest, Runtime};
 use shared::link::Route;
-use shared::network::Network;
 
 use crate::addresses::{self, Requested};
 use crate::args::Args;
-use crate::environment::{Environment, caller};
+use crate::call::Call;
+use crate::environment::caller;
+use crate::error::Error;
 use crate::netconf::NetConf;
 use crate::network::{Place, Source};
-use crate::result::Handed;
 
-/// Where the addresses of this attachment come from. What an IPAM plugin `handed` out is given.
+/// Where the addresses of this attachment come from. Those of an IPAM plugin come later: some
+/// need the interface to find them.
 pub(crate) fn addressing(
     conf: &NetConf,
     args: &Args,
     place: &Place,
-    handed: Option<&Handed>,
 ) -> Result<Addressing, addresses::Error> {
-    if let Some(handed) = handed {
-        return Ok(Addressing::Given { addresses: handed.addresses.clone() });
-    }
     let mut wanted: Vec<Requested> = conf.requested.clone();
     wanted.extend(&args.ips);
-    let requested = addresses::settle(&wanted, place.subnets())?;
     Ok(match &place.source {
-        Source::Pool(network) => {
-            Addressing::Pool { network: network.clone(), requested, default_route: true }
+        Source::Plugin(_) => Addressing::Later,
+        Source::Nobody => {
+            addresses::settle(&wanted, &[])?;
+            Addressing::None
         }
-        Source::Nobody | Source::Plugin(_) => Addressing::None,
+        Source::Pool(network) => Addressing::Pool {
+            requested: addresses::settle(&wanted, &network.subnets)?,
+            network: network.clone(),
+            default_route: true,
+        },
     })
 }
 
-/// The whole request; `front_end` is the note to keep with the record.
-pub(crate) fn build(
-    conf: &NetConf,
-    args: &Args,
-    environment: &Environment,
-    key: Key,
-    place: &Place,
-    addressing: Addressing,
-    handed_routes: &[Route],
-    front_end: serde_json::Value,
-) -> AttachRequest {
-    let gateways = gateways(&addressing);
+/// The routes of the configuration and those an IPAM plugin handed out, each with its next hop.
+pub(crate) fn routes(own: &[Route], handed: &[Route], gateways: &[IpAddr]) -> Vec<Route> {
     let mut routes: Vec<Route> = Vec::new();
-    for route in conf.routes.iter().chain(handed_routes) {
-        let route = with_gateway(route, &gateways);
+    for route in own.iter().chain(handed) {
+        let route = with_gateway(route, gateways);
         if !routes.contains(&route) {
             routes.push(route);
         }
     }
+    routes
+}
+
+/// The whole request; `front_end` is the note to keep with the record.
+pub(crate) fn build(call: &Call<'_>, front_end: serde_json::Value) -> Result<AttachRequest, Error> {
+    let Call { environment, conf, args, place, .. } = call;
+    let addressing = addressing(conf, args, place)?;
+    let gateways: Vec<_> = place.subnets().iter().filter_map(|subnet| subnet.gateway).collect();
+    let routes = match &addressing {
+        Addressing::Later => Vec::new(),
+        _ => routes(&conf.routes, &[], &gateways),
+    };
     let ovn_port = args.ovn_port.as_ref().or(conf.ovn_port.as_ref());
-    AttachRequest {
-        key,
+    Ok(AttachRequest {
+        key: call.key()?,
         runtime: Runtime::Cni,
         caller: caller(),
         netns: environment.netns_path().unwrap_or_default(),
@@ -76,19 +80,7 @@ pub(crate) fn build(
         labels: args.labels.clone(),
         link_deadline: conf.compat.link_deadline,
         front_end,
-    }
-}
-
-fn gateways(addressing: &Addressing) -> Vec<IpAddr> {
-    match addressing {
-        Addressing::None => Vec::new(),
-        Addressing::Pool { network: Network { subnets, .. }, .. } => {
-            subnets.iter().filter_map(|subnet| subnet.gateway).collect()
-        }
-        Addressing::Given { addresses } => {
-            addresses.iter().filter_map(|Address { gateway, .. }| *gateway).collect()
-        }
-    }
+    })
 }
 
 /// A route without next hop leaves through the first gateway of its family (CNI 1.1.0, "routes"),

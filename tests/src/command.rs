@@ -216,7 +216,8 @@ fn talk(
         (child.stderr.take().map(OwnedFd::from).map(std::fs::File::from), Vec::new()),
     ];
     let mut pending = bytes;
-    let mut input = if bytes.is_empty() { None } else { Some(input) };
+    // Dropped at once if there is nothing to say: the child sees the end of its stdin.
+    let mut input = (!bytes.is_empty()).then_some(input);
     for source in &sources {
         set_nonblocking(source.0.as_ref().expect("piped"));
     }

@@ -18,6 +18,9 @@ use crate::state;
 /// Names tried for one port before giving up: each further one is another hash.
 const NAME_CHOICES: u32 = 64;
 
+/// Table main (rtnetlink(7), RT_TABLE_MAIN).
+const TABLE_MAIN: u32 = 254;
+
 /// MTU where the bridge's own interface cannot be asked.
 const DEFAULT_MTU: u32 = 1500;
 
@@ -46,6 +49,44 @@ impl Engine {
             Ok(()) => cause,
             Err(left) => Error::Left { cause: Box::new(cause), left: Box::new(left) },
         })
+    }
+
+    /// Ends an attach begun with [`Addressing::Later`]: `record` is what it returned.
+    ///
+    /// # Errors
+    /// The attachment stays begun: finish it, or [`Engine::abandon`] it.
+    pub fn finish(
+        &self,
+        mut record: Record,
+        addresses: Vec<Address>,
+        routes: Vec<Route>,
+        front_end: serde_json::Value,
+    ) -> Result<Record, Error> {
+        let _lock = self.state().lock(&lock_key(&record.key))?;
+        let netns = Netns::open(&record.netns)?;
+        record.addresses = addresses;
+        record.routes = routes;
+        record.front_end = front_end;
+        let mut inside = visit(&netns, &record)?;
+        inside.configure(&record)?;
+        inside.announce()?;
+        self.complete(&mut record)?;
+        Ok(record)
+    }
+
+    /// Removes what an attach begun with [`Addressing::Later`] made. Nothing was attached, so
+    /// nothing is noted as detached.
+    pub fn abandon(&self, key: &Key) -> Result<(), Error> {
+        let _lock = self.state().lock(&lock_key(key))?;
+        self.undo(key)
+    }
+
+    fn complete(&self, record: &mut Record) -> Result<(), Error> {
+        record.complete = true;
+        self.save(record)?;
+        self.write_ledger(&record.key, Some(record), Action::Attach, None);
+        self.show_unless_agent();
+        Ok(())
     }
 
     /// Removes whatever an attach made before it failed.
@@ -86,13 +127,14 @@ impl Walk<'_> {
         self.lease(&mut netlink, &mut record)?;
         record.mac = request.mac.unwrap_or_else(|| container_mac(&request.key, &record.addresses));
         self.plug(&mut netlink, &mut record)?;
-        let mut inside = self.configure(&record)?;
+        let mut inside = self.configure(&mut record)?;
         record.ofport = Some(self.ovsdb.wait_open(&record.port, request.link_deadline)?);
-        inside.announce()?;
-        record.complete = true;
-        self.engine.save(&record)?;
-        self.engine.write_ledger(&record.key, Some(&record), Action::Attach, None);
-        self.engine.show_unless_agent();
+        if request.addressing == Addressing::Later {
+            self.engine.save(&record)?;
+        } else {
+            inside.announce()?;
+            self.engine.complete(&mut record)?;
+        }
         Ok(record)
     }
 
@@ -135,7 +177,7 @@ impl Walk<'_> {
     /// Takes the addresses and works out the routes.
     fn lease(&self, netlink: &mut Netlink, record: &mut Record) -> Result<(), Error> {
         match &self.request.addressing {
-            Addressing::None => {}
+            Addressing::None | Addressing::Later => {}
             Addressing::Given { addresses } => record.addresses.clone_from(addresses),
             Addressing::Pool { network, requested, default_route } => {
                 Networks::new(self.engine.config()).ensure(network, netlink)?;
@@ -205,23 +247,23 @@ impl Walk<'_> {
     }
 
     /// Addresses, routes and offloads inside the container, with one visit.
-    fn configure(&self, record: &Record) -> Result<Container, Error> {
-        let ifname = &record.key.ifname;
-        let addresses: Vec<_> = record.addresses.iter().map(|address| address.address).collect();
-        let mut inside = if addresses.iter().any(|address| address.addr().is_ipv6()) {
-            Inside::visit_for_ipv6(&self.netns, ifname)?
-        } else {
-            Inside::visit(&self.netns)?
-        };
+    fn configure(&self, record: &mut Record) -> Result<Container, Error> {
+        let mut inside = visit(&self.netns, record)?;
         if self.view.bridge.is_userspace() {
             // ovs-vswitchd takes frames as they are: nobody would fill in the checksums.
-            inside.set_tx_checksum(ifname, false)?;
+            inside.inside.set_tx_checksum(&record.key.ifname, false)?;
         }
-        let link = inside.netlink.link(ifname)?.ok_or_else(|| link::Error::Missing {
-            what: format!("link {ifname} in the container"),
-        })?;
-        inside.netlink.configure(link.index, &addresses, &record.routes)?;
-        Ok(Container { netlink: inside.netlink, index: link.index, mac: record.mac })
+        if let Addressing::Pool { default_route: true, .. } = self.request.addressing {
+            // The container's first network keeps the default route.
+            let others = inside.inside.netlink.routes(Some(TABLE_MAIN))?;
+            record.routes.retain(|route| {
+                route.dst.prefix_len() > 0
+                    || self.request.routes.contains(route)
+                    || !others.iter().any(|other| other.route.dst == route.dst)
+            });
+        }
+        inside.configure(record)?;
+        Ok(inside)
     }
 
     fn port(&self, record: &Record) -> PortSpec {
@@ -249,17 +291,36 @@ impl Walk<'_> {
     }
 }
 
-/// The configured end of the pair.
+/// Opens the container's end of the pair.
+fn visit(netns: &Netns, record: &Record) -> Result<Container, Error> {
+    let ifname = &record.key.ifname;
+    let ipv6 = record.addresses.iter().any(|address| address.address.addr().is_ipv6());
+    let mut inside =
+        if ipv6 { Inside::visit_for_ipv6(netns, ifname)? } else { Inside::visit(netns)? };
+    let link = inside
+        .netlink
+        .link(ifname)?
+        .ok_or_else(|| link::Error::Missing { what: format!("link {ifname} in the container") })?;
+    Ok(Container { inside, index: link.index, mac: record.mac })
+}
+
+/// The container's end of the pair.
 struct Container {
-    netlink: Netlink,
+    inside: Inside,
     index: u32,
     mac: Mac,
 }
 
 impl Container {
+    /// Addresses, routes, up.
+    fn configure(&mut self, record: &Record) -> Result<(), Error> {
+        let addresses: Vec<_> = record.addresses.iter().map(|address| address.address).collect();
+        Ok(self.inside.netlink.configure(self.index, &addresses, &record.routes)?)
+    }
+
     /// Tells the neighbours, now that frames pass: an address may have moved from another MAC.
     fn announce(&mut self) -> Result<(), Error> {
-        Ok(self.netlink.announce(self.index, self.mac)?)
+        Ok(self.inside.netlink.announce(self.index, self.mac)?)
     }
 }
 

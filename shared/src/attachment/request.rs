@@ -70,7 +70,10 @@ pub enum Addressing {
         /// Whether the container gets a default route through the gateway.
         default_route: bool,
     },
-    /// Given by somebody else (an IPAM plugin, Docker, Podman).
+    /// Not known before the interface is there: an IPAM plugin asks a DHCP server through it. The
+    /// attach stops short of its end, which is [`super::Engine::finish`].
+    Later,
+    /// Given by somebody else (Docker, Podman).
     Given {
         /// The addresses.
         addresses: Vec<Address>,

@@ -42,7 +42,7 @@ fn own_subnets_on_a_vlan_have_a_gateway_and_keep_to_it() {
     let error = host.plugin().add(&three, &conf).failure();
     assert_eq!(error["code"], 102, "{error}");
     let msg = error["msg"].as_str().unwrap();
-    assert!(msg.contains("10.30.0.0/24") && msg.contains("net/one"), "{msg}");
+    assert!(msg.contains("10.30.0.0/24") && msg.contains("held by net/"), "{msg}");
 
     host.plugin().del(&one, &conf).success();
     let third = host.plugin().add(&three, &conf).success();

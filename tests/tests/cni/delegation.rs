@@ -89,11 +89,14 @@ fn an_address_is_given_back_when_the_rest_fails() {
     let host = host();
     let web = host.container("web");
     let before = host.snapshot();
-    let mut lost = conf(host_local());
-    lost["bridge"] = json!("br-none");
-    let error = host.plugin().add(&web, &lost).failure();
-    assert!(error["msg"].as_str().unwrap().contains("br-none"), "{error}");
+    let mut wrong = conf(host_local());
+    // A next hop that is in another place than the scope says: the kernel refuses.
+    wrong["routes"] = json!([{"dst": "10.99.0.0/16", "gw": "10.44.0.1", "scope": 254}]);
+    let error = host.plugin().add(&web, &wrong).failure();
+    assert!(error["msg"].as_str().unwrap().contains("10.99.0.0/16"), "{error}");
     assert_eq!(reserved(), Vec::<String>::new());
+    // The plugin's own lock and its memory of the last address.
+    host.sh("rm -r /var/lib/cni");
     assert_same(&before, &host.snapshot());
 }
 

@@ -93,28 +93,38 @@ fn del_succeeds_without_the_bridge() {
     assert!(!host.ip("link").contains(&port(&result)));
 }
 
+/// What is left of web: its port, its host end, its leases.
+fn traces(host: &Host) -> String {
+    host.sh("ovs-vsctl list-ports ovsbr1; ip -br link | grep veth || true; \
+         find /run/ovs-port-agent/attachments /run/ovs-port-agent/leases -name '*web*'")
+}
+
 #[test]
 fn del_succeeds_while_ovs_vswitchd_is_stopped() {
-    leaves_nothing(|host, web, conf| {
-        host.plugin().add(web, conf).success();
-        host.switch().stop_vswitchd();
-        host.plugin().del(web, conf).success();
-        host.switch().start_vswitchd();
-    });
+    let host = host();
+    let web = host.container("web");
+    host.plugin().add(&web, &conf(json!({}))).success();
+    host.switch().stop_vswitchd();
+    host.plugin().del(&web, &conf(json!({}))).success();
+    assert_eq!(traces(&host), "");
+    host.switch().start_vswitchd();
+    let result = host.plugin().add(&web, &conf(json!({}))).success();
+    assert!(web.ping("10.200.0.1".parse().unwrap()), "{result}");
 }
 
 /// Without its database nobody knows whether a port is left: DEL says so, and finishes later.
 #[test]
 fn del_without_ovsdb_fails_in_time_and_then_finishes() {
-    leaves_nothing(|host, web, conf| {
-        let result = host.plugin().add(web, conf).success();
-        host.switch().stop_ovsdb();
-        let error = host.plugin().del(web, conf).failure();
-        assert_eq!(error["code"], 11, "{error}");
-        assert!(!host.ip("link").contains(&port(&result)), "the container is unplugged at once");
-        host.switch().start_ovsdb();
-        host.plugin().del(web, conf).success();
-    });
+    let host = host();
+    let web = host.container("web");
+    let result = host.plugin().add(&web, &conf(json!({}))).success();
+    host.switch().stop_ovsdb();
+    let error = host.plugin().del(&web, &conf(json!({}))).failure();
+    assert_eq!(error["code"], 11, "{error}");
+    assert!(!host.ip("link").contains(&port(&result)), "the container is unplugged at once");
+    host.switch().start_ovsdb();
+    host.plugin().del(&web, &conf(json!({}))).success();
+    assert_eq!(traces(&host), "");
 }
 
 #[test]
@@ -146,7 +156,7 @@ fn a_container_plugged_in_again_at_once_passes_traffic() {
 fn an_add_into_a_taken_interface_name_leaves_nothing() {
     let host = host();
     let web = host.container("web");
-    web.ip("link add eth0 type dummy");
+    web.ip("link add eth0 type veth peer name other");
     let before = host.snapshot();
     let error = host.plugin().add(&web, &conf(json!({}))).failure();
     assert_eq!(error["code"], 101, "{error}");

@@ -101,10 +101,7 @@ fn an_ovn_port_goes_to_br_int_with_its_iface_id() {
         ("IgnoreUnknown=1;OvnPort=lsp-1;MAC=02:00:00:00:00:07", json!({})),
         ("ovnPort=lsp-1;mac=02:00:00:00:00:07", json!({})),
         ("", json!({"args": {"cni": {"ovnPort": "lsp-1", "mac": "02:00:00:00:00:07"}}})),
-        (
-            "OvnPort=lsp-1;MAC=02:00:00:00:00:07",
-            json!({"args": {"cni": {"ovnPort": "lsp-9"}}}),
-        ),
+        ("OvnPort=lsp-1;MAC=02:00:00:00:00:07", json!({"args": {"cni": {"ovnPort": "lsp-9"}}})),
     ] {
         let web = host.container("web");
         let plugin = host.plugin().env("CNI_ARGS", args);

@@ -87,7 +87,10 @@ fn bad_calls_are_refused_with_the_code_of_the_specification() {
     assert_eq!(error(call().env("CNI_CONTAINERID", "../x"), &good).0, 4);
     assert_eq!(error(call().env("CNI_IFNAME", "a/b"), &good).0, 4);
     assert_eq!(error(call().env("CNI_ARGS", "IP"), &good).0, 4);
-    assert_eq!(error(call().env("CNI_ARGS", "FOO=1"), &good).2, "remove it, or add IgnoreUnknown=1");
+    assert_eq!(
+        error(call().env("CNI_ARGS", "FOO=1"), &good).2,
+        "remove it, or add IgnoreUnknown=1"
+    );
     for garbage in ["", "{", "[]", "\"net\"", "{} {}"] {
         assert_eq!(error(call(), garbage).0, 6, "{garbage}");
     }
@@ -126,13 +129,14 @@ fn its_own_namespace_is_refused_before_anything_is_done() {
     let host = host();
     let own = format!("/proc/{}/task/{}/ns/net", std::process::id(), rig_tid());
     let before = host.snapshot();
-    let error = host.plugin().call("ADD", "web", &own, "eth0", &conf(json!({}))).failure();
+    let l2 = conf(json!({"ipam": {}}));
+    let error = host.plugin().call("ADD", "web", &own, "eth0", &l2).failure();
     assert_eq!(error["code"], 8);
     rig::assert_same(&before, &host.snapshot());
     let meant = host.plugin().env("CNI_NETNS_OVERRIDE", "1");
-    let result = meant.call("ADD", "web", &own, "eth0", &conf(json!({}))).success();
+    let result = meant.call("ADD", "web", &own, "eth0", &l2).success();
     assert_eq!(result["interfaces"][1]["sandbox"], own);
-    meant.call("DEL", "web", &own, "eth0", &conf(json!({}))).success();
+    meant.call("DEL", "web", &own, "eth0", &l2).success();
     rig::assert_same(&before, &host.snapshot());
 }
 
@@ -211,7 +215,7 @@ fn a_result_that_nobody_receives_is_undone() {
 fn behind_another_plugin_its_result_is_kept() {
     let host = host();
     let web = host.container("web");
-    web.ip("link add dummy0 type dummy");
+    web.ip("link add dummy0 type veth peer name dummy1");
     let sandbox = web.path().display().to_string();
     let previous = json!({
         "cniVersion": "1.0.0",

@@ -1,4 +1,9 @@
 //! The CNI plugin as runtimes call it: the real binary against a private Open vSwitch.
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on must fail, loudly"
+)]
 
 mod addresses;
 mod collection;

@@ -32,6 +32,7 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one in each run")]
 enum Command {
     /// Make or repair bridges, uplinks, addresses, forwarding and NAT; what stands is left alone.
     Up,

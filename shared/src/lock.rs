@@ -85,8 +85,8 @@ fn try_lock(file: &File, key: &str) -> io::Result<bool> {
     byte.copy_from_slice(&hash[..8]);
     // SAFETY: flock is plain data; all-zero is a valid value.
     let mut range: libc::flock = unsafe { std::mem::zeroed() };
-    range.l_type = libc::F_WRLCK as libc::c_short;
-    range.l_whence = libc::SEEK_SET as libc::c_short;
+    range.l_type = libc::c_short::try_from(libc::F_WRLCK).map_err(io::Error::other)?;
+    range.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(io::Error::other)?;
     range.l_start = (u64::from_le_bytes(byte) >> 2).cast_signed();
     range.l_len = 1;
     match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {

@@ -219,7 +219,7 @@ mod tests {
         write(&path, &vec![1, 2]).unwrap();
         fs::write(dir.path().join("b.json.77"), "half").unwrap();
         assert_eq!(read::<Vec<i32>>(&path).unwrap(), Some(vec![1, 2]));
-        assert_eq!(files(dir.path()).unwrap(), [path.clone()]);
+        assert_eq!(files(dir.path()).unwrap(), std::slice::from_ref(&path));
         assert!(remove(&path).unwrap());
         assert!(!remove(&path).unwrap());
         assert_eq!(read::<Vec<i32>>(&path).unwrap(), None);

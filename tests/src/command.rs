@@ -136,7 +136,6 @@ impl Command {
 
 impl Output {
     /// Panics with everything known unless the child succeeded.
-    #[must_use]
     pub fn success(self) -> Self {
         assert!(self.status.success(), "{self}");
         self

@@ -5,12 +5,6 @@
 //! the machine's interfaces, rules or files, and nothing survives one: not a failing assertion,
 //! not a killed test runner. What is missing (root, Open vSwitch, a built binary) is a panic that
 //! names the command which provides it; the rig never skips.
-#![allow(
-    clippy::expect_used,
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test that cannot go on must fail, loudly"
-)]
 
 mod binary;
 mod chain;

@@ -1,5 +1,4 @@
 //! In a chain with Debian's own plugins.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests fail loudly too")]
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};

@@ -1,5 +1,4 @@
 //! containerd: `ctr run --cni`, and its CRI service as a kubelet speaks it.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests fail loudly too")]
 
 use std::net::IpAddr;
 

@@ -1,5 +1,4 @@
 //! Beside a real dockerd, which sets the policy of FORWARD to DROP.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests fail loudly too")]
 
 use rig::{Container, Host, INTERNET, INTERNET6, Uplink, assert_same};
 use serde_json::json;

@@ -1,5 +1,4 @@
 //! Every file in `conf/` and `examples/`, run as it stands.
-#![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly too")]
 
 use std::fs;
 use std::net::IpAddr;

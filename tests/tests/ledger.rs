@@ -1,10 +1,9 @@
 //! The ledger under processes that are killed, disks that are full or read-only, and a failing
 //! fdatasync. File systems are mounted in a mount namespace of the test's own thread.
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::io::{BufRead, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;

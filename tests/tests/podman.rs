@@ -1,5 +1,4 @@
 //! Podman 4.3 with its CNI backend, as Debian 12 has it.
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "helpers of tests fail loudly too")]
 
 use std::net::IpAddr;
 use std::path::Path;

@@ -109,9 +109,9 @@ pub enum Error {
     #[error("{cause}; and then {left}")]
     Left {
         /// Why the attach failed.
-        cause: Box<Error>,
+        cause: Box<Self>,
         /// What could not be undone.
-        left: Box<Error>,
+        left: Box<Self>,
     },
     /// The namespace.
     #[error(transparent)]

@@ -19,6 +19,9 @@ pub fn choose() -> Result<&'static str, Error> {
 
 fn kernel_has_openvswitch() -> io::Result<bool> {
     const FAMILY: &[u8] = b"ovs_datapath\0";
+    let short = |value: libc::c_int| u16::try_from(value).map_err(io::Error::other);
+    let controller = short(libc::GENL_ID_CTRL)?;
+    let command = u8::try_from(libc::CTRL_CMD_GETFAMILY).map_err(io::Error::other)?;
     let socket = Socket::new(libc::NETLINK_GENERIC as isize)?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let attribute_length = 4 + FAMILY.len();
@@ -26,15 +29,15 @@ fn kernel_has_openvswitch() -> io::Result<bool> {
     let mut request = Vec::with_capacity(total);
     // struct nlmsghdr
     request.extend(u32::try_from(total).map_err(io::Error::other)?.to_ne_bytes());
-    request.extend((libc::GENL_ID_CTRL as u16).to_ne_bytes());
-    request.extend((libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    request.extend(controller.to_ne_bytes());
+    request.extend(short(libc::NLM_F_REQUEST)?.to_ne_bytes());
     request.extend(1_u32.to_ne_bytes());
     request.extend(0_u32.to_ne_bytes());
     // struct genlmsghdr: command, version, reserved
-    request.extend([libc::CTRL_CMD_GETFAMILY as u8, 1, 0, 0]);
+    request.extend([command, 1, 0, 0]);
     // struct nlattr
     request.extend(u16::try_from(attribute_length).map_err(io::Error::other)?.to_ne_bytes());
-    request.extend((libc::CTRL_ATTR_FAMILY_NAME as u16).to_ne_bytes());
+    request.extend(short(libc::CTRL_ATTR_FAMILY_NAME)?.to_ne_bytes());
     request.extend(FAMILY);
     request.resize(total, 0);
     socket.send(&request, 0)?;
@@ -42,7 +45,7 @@ fn kernel_has_openvswitch() -> io::Result<bool> {
     let mut answer = Vec::with_capacity(4096);
     socket.recv(&mut answer, 0)?;
     let kind = answer.get(4..6).map(|bytes| u16::from_ne_bytes([bytes[0], bytes[1]]));
-    Ok(kind == Some(libc::GENL_ID_CTRL as u16))
+    Ok(kind == Some(controller))
 }
 
 #[cfg(test)]

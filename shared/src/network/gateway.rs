@@ -4,7 +4,7 @@
 //! Kept until `down`, one file each in `/run/ovs-port-agent/networks`, as a bridge is kept.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
@@ -100,7 +100,7 @@ impl<'a> Networks<'a> {
         Ok(())
     }
 
-    fn is_made(&self, path: &PathBuf, network: &Network) -> Result<bool, Error> {
+    fn is_made(&self, path: &Path, network: &Network) -> Result<bool, Error> {
         Ok(state::read::<Network>(path)?.is_some_and(|made| {
             (made.gateway || !network.gateway)
                 && (made.nat || !network.nat)

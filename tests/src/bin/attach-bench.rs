@@ -3,8 +3,6 @@
 //!
 //! `attach-bench [--rounds N] [--check]`: with `--check` a ratio over its budget is an error.
 
-#![expect(clippy::print_stdout, reason = "the figures are what this program is for")]
-
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};

@@ -1,9 +1,4 @@
 //! `./run demo`: the whole thing at work on a private host, told in plain words.
-#![allow(
-    clippy::print_stdout,
-    clippy::expect_used,
-    reason = "it is there to tell a story, and must not end well when something did not work"
-)]
 
 use std::io;
 use std::net::IpAddr;

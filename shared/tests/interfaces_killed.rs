@@ -1,4 +1,5 @@
 //! A writer of the managed block is killed at every step: the file is the old one or the new one.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must fail")]
 
 use std::env;
 use std::fs;

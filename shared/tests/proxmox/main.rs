@@ -1,4 +1,5 @@
 //! The managed block under Proxmox VE: how it shows, and what a save in the GUI leaves of it.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must fail")]
 
 mod model;
 

@@ -12,6 +12,9 @@ use std::os::unix::net::UnixStream;
 use nix::libc;
 use nix::sched::{CloneFlags, setns};
 
+/// `AF_INET` as the one byte it is in netlink's structures.
+const IPV4: u8 = 2;
+
 /// VETH_INFO_PEER (linux/veth.h).
 const VETH_INFO_PEER: u16 = 1;
 
@@ -72,7 +75,7 @@ fn add(
     let mut lo = Message::new(libc::RTM_NEWLINK, 0);
     lo.ifinfo(1, libc::IFF_UP as u32);
     let mut assign = Message::new(libc::RTM_NEWADDR, libc::NLM_F_CREATE);
-    assign.raw(&[libc::AF_INET as u8, prefix, 0, 0]);
+    assign.raw(&[IPV4, prefix, 0, 0]);
     assign.raw(&index.to_ne_bytes());
     assign.bytes(libc::IFA_LOCAL, &address);
     assign.bytes(libc::IFA_ADDRESS, &address);
@@ -80,7 +83,7 @@ fn add(
     up.ifinfo(index, libc::IFF_UP as u32);
     let mut route = Message::new(libc::RTM_NEWROUTE, libc::NLM_F_CREATE);
     // struct rtmsg: family, dst_len, src_len, tos, table main, protocol static, scope, type
-    route.raw(&[libc::AF_INET as u8, 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0]);
+    route.raw(&[IPV4, 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0]);
     route.bytes(libc::RTA_GATEWAY, &gateway);
     exchange(&inside, vec![lo, assign, up, route]);
 

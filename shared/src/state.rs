@@ -130,14 +130,13 @@ impl State {
     }
 }
 
-/// Writes `value` as JSON so that a reader sees the old file or the new one, never a part.
+/// Writes `value` as JSON so that a reader sees the old file or the new one, never a part. Two
+/// writers of one file need a lock: the temporary one is found again by its name.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
     let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
     let text = serde_json::to_vec(value)
         .map_err(|source| Error::Garbage { path: path.to_owned(), source })?;
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(format!(".{}", std::process::id()));
-    let temporary = PathBuf::from(temporary);
+    let temporary = temporary(path);
     let mut file = fs::OpenOptions::new()
         .write(true)
         .create(true)
@@ -165,13 +164,19 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
         .map_err(|source| Error::Garbage { path: path.to_owned(), source })
 }
 
-/// Removes a file; false if it was not there.
+/// Removes a file, and what a [`write`] killed half way left of it; false if it was not there.
 pub fn remove(path: &Path) -> Result<bool, Error> {
-    match fs::remove_file(path) {
+    let unlink = |path: &Path| match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(Error::Io { action: "remove", path: path.to_owned(), source }),
-    }
+    };
+    unlink(&temporary(path))?;
+    unlink(path)
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    path.with_added_extension("new")
 }
 
 /// The files of one of the rooms; temporary ones of [`write`] left out. No directory, no files.
@@ -217,10 +222,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.json");
         write(&path, &vec![1, 2]).unwrap();
-        fs::write(dir.path().join("b.json.77"), "half").unwrap();
+        fs::write(dir.path().join("b.json.new"), "half").unwrap();
         assert_eq!(read::<Vec<i32>>(&path).unwrap(), Some(vec![1, 2]));
         assert_eq!(files(dir.path()).unwrap(), std::slice::from_ref(&path));
+        fs::write(temporary(&path), "half").unwrap();
         assert!(remove(&path).unwrap());
+        assert!(!temporary(&path).exists());
         assert!(!remove(&path).unwrap());
         assert_eq!(read::<Vec<i32>>(&path).unwrap(), None);
     }

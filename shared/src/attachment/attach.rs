@@ -36,12 +36,23 @@ impl Engine {
         let _lock = state.lock(&lock_key(&request.key))?;
         let netns = Netns::open(&request.netns)?;
         let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
-        if let Some(found) = self.record(&request.key)? {
-            if found.complete && found.netns_id == netns.id() && is_plugged(&mut ovsdb, &found)? {
+        match self.record(&request.key) {
+            Ok(None) => {}
+            Ok(Some(found))
+                if found.complete
+                    && found.netns_id == netns.id()
+                    && found.bridge == request.bridge
+                    && found.vlan == request.vlan
+                    && is_plugged(&mut ovsdb, &found)? =>
+            {
                 return Ok(found);
             }
-            // A crash, or a restart without DEL: start from nothing.
-            self.unplug(&request.key, Some(&found))?;
+            // A crash, a restart without DEL, another configuration: start from nothing.
+            Ok(Some(found)) => drop(self.unplug(&request.key, Some(&found))?),
+            Err(Error::State(state::Error::Garbage { .. })) => {
+                self.unplug(&request.key, None)?;
+            }
+            Err(error) => return Err(error),
         }
         let view = ovsdb.view(&request.bridge)?;
         let result = Walk { engine: self, request, netns, ovsdb, view }.run();
@@ -104,7 +115,10 @@ pub(super) fn lock_key(key: &Key) -> String {
 /// Whether the switch and the kernel still have what the record says.
 fn is_plugged(ovsdb: &mut Client, record: &Record) -> Result<bool, Error> {
     let Some(port) = ovsdb.port(&record.port)? else { return Ok(false) };
-    let ours = owner::key_of(&port).as_ref() == Some(&record.key) && port.error.is_none();
+    let ours = owner::key_of(&port).as_ref() == Some(&record.key)
+        && port.bridge.as_ref() == Some(&record.bridge)
+        && port.vlan.as_ref() == Some(&record.vlan)
+        && port.error.is_none();
     let link = Netlink::open()?.link(&record.port)?;
     Ok(ours && link.is_some_and(|link| link.mac == Some(record.host_mac)))
 }

@@ -28,12 +28,13 @@ const SYSCTLS: [&str; 6] =
     ["forwarding", "force_forwarding", "accept_ra", "rp_filter", "proxy_arp", "arp_ignore"];
 
 /// Columns that move by themselves: counters, link state, what ovs-vswitchd reports back.
-const VOLATILE: [&str; 18] = [
+const VOLATILE: [&str; 19] = [
     "_version",
     "admin_state",
     "bond_active_slave",
     "cur_cfg",
     "datapath_id",
+    "duplex",
     "ifindex",
     "link_resets",
     "link_speed",

@@ -8,10 +8,11 @@ use super::record::{Key, Record};
 use super::{Engine, Error, owner};
 use crate::error::sentence;
 use crate::ledger::Action;
-use crate::link::{HOST_END_GROUP, Netlink};
+use crate::link::{HOST_END_GROUP, Link, Netlink};
+use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::Netns;
-use crate::ovsdb::{Client, Port};
+use crate::ovsdb::{Client, Generation};
 use crate::state;
 
 impl Engine {
@@ -40,26 +41,35 @@ impl Engine {
     pub(super) fn unplug(&self, key: &Key, record: Option<&Record>) -> Result<bool, Error> {
         let mut remains = Vec::new();
         let mut names = BTreeMap::new();
+        // An address is free once nothing can use it any more.
+        let mut gone = true;
         if let Some(record) = record {
             names.insert(record.port.clone(), record.host_mac);
         }
-        match self.delete_ports(key) {
+        match self.delete_ports(key, record) {
             Ok(ports) => {
                 for port in ports {
                     let mac = owner::host_mac(key, &port);
                     names.insert(port, mac);
                 }
             }
-            Err(error) => remains.push(format!("its port: {}", sentence(&error))),
-        }
-        let mut gone = true;
-        for (name, mac) in &names {
-            if let Err(error) = delete_host_end(name, *mac) {
-                gone = false;
-                remains.push(format!("its interface {name}: {}", sentence(&error)));
+            Err(error) => {
+                // Without a record only the switch knows which interface it was.
+                gone = record.is_some();
+                remains.push(format!("its port: {}", sentence(&error)));
             }
         }
-        if let Some(record) = record
+        let mut deleted = false;
+        for (name, mac) in &names {
+            match delete_host_end(name, *mac) {
+                Ok(found) => deleted |= found,
+                Err(error) => {
+                    gone = false;
+                    remains.push(format!("its interface {name}: {}", sentence(&error)));
+                }
+            }
+        }
+        if let Some(record) = record.filter(|record| record.complete && !deleted)
             && let Err(error) = delete_container_end(record)
         {
             gone = false;
@@ -71,7 +81,6 @@ impl Engine {
             ));
         }
         let mut freed = 0;
-        // An address is free once nothing can use it any more.
         if gone {
             match self.release(key, record) {
                 Ok(count) => freed = count,
@@ -86,21 +95,27 @@ impl Engine {
     }
 
     /// Removes the ports that say they belong to `key`; returns their names.
-    fn delete_ports(&self, key: &Key) -> Result<Vec<IfName>, Error> {
+    fn delete_ports(&self, key: &Key, record: Option<&Record>) -> Result<Vec<IfName>, Error> {
         let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
         let ports = ovsdb.ports_with(&owner::identity(key))?;
-        if ports.is_empty() {
-            return Ok(Vec::new());
+        let mut names: Vec<_> = ports.iter().map(|port| port.name.clone()).collect();
+        // Somebody else removed it: ovs-vswitchd may not know that yet.
+        names.extend(record.map(|record| record.port.clone()).filter(|name| !names.contains(name)));
+        if !names.is_empty() {
+            let rows: Vec<_> = ports.into_iter().map(|port| port.uuid).collect();
+            self.free_names(&names, ovsdb.delete_ports(&rows)?);
         }
-        let rows: Vec<_> = ports.iter().map(|port| port.uuid.clone()).collect();
-        let generation = ovsdb.delete_ports(&rows)?;
+        Ok(names)
+    }
+
+    /// Notes which port names are gone from the switch at `generation`.
+    pub(super) fn free_names(&self, names: &[IfName], generation: Generation) {
         let freed = Freed::new(self.state().freed());
-        for Port { name, .. } in &ports {
+        for name in names {
             if let Err(error) = freed.note(name, generation) {
                 tracing::warn!(port = %name, %error, "cannot note that the port name was freed");
             }
         }
-        Ok(ports.into_iter().map(|port| port.name).collect())
     }
 
     /// Frees the leases; returns how many.
@@ -120,22 +135,24 @@ impl Engine {
     }
 }
 
-/// Deletes the host end, and with it its peer, if it is provably the one we made: a veth in our
-/// group with the MAC derived from attachment and name.
-fn delete_host_end(name: &IfName, mac: crate::mac::Mac) -> Result<(), Error> {
+/// Deletes the host end, and with it its peer, wherever a rename took it, if it is provably the
+/// one we made: a veth in our group with the MAC derived from attachment and name.
+fn delete_host_end(name: &IfName, mac: Mac) -> Result<bool, Error> {
+    let ours =
+        |link: &Link| link.kind == "veth" && link.group == HOST_END_GROUP && link.mac == Some(mac);
     let mut netlink = Netlink::open()?;
-    if let Some(link) = netlink.link(name)?
-        && link.kind == "veth"
-        && link.group == HOST_END_GROUP
-        && link.mac == Some(mac)
-    {
-        netlink.delete_link(link.index)?;
+    let found = match netlink.link(name)?.filter(ours) {
+        Some(link) => Some(link),
+        None => netlink.links()?.into_iter().find(ours),
+    };
+    match found {
+        Some(link) => Ok(netlink.delete_link(link.index)?),
+        None => Ok(false),
     }
-    Ok(())
 }
 
-/// Deletes the container end where the host end was moved or renamed: only in the very namespace
-/// of the record, and only with the recorded MAC.
+/// Deletes the container end where the host end was moved away: only in the very namespace of a
+/// finished record, and only with the recorded MAC.
 fn delete_container_end(record: &Record) -> Result<(), Error> {
     let Ok(netns) = Netns::open(&record.netns) else { return Ok(()) };
     if netns.id() != record.netns_id {

@@ -17,18 +17,20 @@ impl Engine {
         let boot = state::boot_id()?;
         let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
         let mut netlink = Netlink::open()?;
-        let mut dead = Vec::new();
+        let (mut dead, mut names) = (Vec::new(), Vec::new());
         for port in ovsdb.ports_with(&owner::ours())? {
             let Some(key) = owner::key_of(&port) else { continue };
+            // A record that cannot be read is one all the same.
             if owner::boot_of(&port).is_some_and(|made_in| made_in != boot)
-                && self.record(&key)?.is_none()
+                && matches!(self.record(&key), Ok(None))
                 && netlink.link(&port.name)?.is_none()
             {
                 dead.push(port.uuid);
+                names.push(port.name);
             }
         }
         if !dead.is_empty() {
-            ovsdb.delete_ports(&dead)?;
+            self.free_names(&names, ovsdb.delete_ports(&dead)?);
         }
         Ok(dead.len())
     }

@@ -38,11 +38,14 @@ impl Engine {
     /// their namespaces live or not; continues past errors.
     ///
     /// # Errors
-    /// Only if neither records nor ports can be listed at all: an unreadable source removes
-    /// nothing.
+    /// Only if records or ports cannot be listed at all: an unreadable source removes nothing.
     pub fn collect(&self, request: &GcRequest) -> Result<Collected, Error> {
         let mut collected = Collected::default();
+        // Both sources before the first act.
         let (records, unreadable) = self.records()?;
+        let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
+        let ports = ovsdb.ports_with(&owner::ours())?;
+        drop(ovsdb);
         collected.failed.extend(unreadable.iter().map(|error| sentence(error)));
         let mut seen = BTreeSet::new();
         for record in records {
@@ -50,8 +53,7 @@ impl Engine {
             self.consider(request, &record.key, record.runtime, &record.caller, &mut collected);
         }
         // Ports whose records are gone (a wiped /run) still say whose they are.
-        let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
-        for port in ovsdb.ports_with(&owner::ours())? {
+        for port in ports {
             if let Some(key) = owner::key_of(&port)
                 && seen.insert(key.clone())
                 && let Some((runtime, caller)) = owner::runtime_of(&port)

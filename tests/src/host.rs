@@ -13,6 +13,7 @@ use crate::isolation::Isolation;
 use crate::podman::Podman;
 use crate::snapshot::Snapshot;
 use crate::switch::{Switch, vsctl};
+use crate::traffic::EchoServer;
 use crate::uplink::Uplink;
 
 /// A private host: the calling thread, and every thread or process it starts, lives in namespaces
@@ -78,6 +79,11 @@ impl Host {
     /// Makes a network namespace at `/run/netns/NAME`, its loopback up: a container to plug in.
     pub fn container(&self, name: &str) -> Container {
         Container::new(name)
+    }
+
+    /// Starts an echo server on the host itself: see [`Container::echo_server`].
+    pub fn echo_server(&self) -> EchoServer {
+        EchoServer::start("host")
     }
 
     /// Makes an interface `name` as if it were physical: its other end, in a namespace of its

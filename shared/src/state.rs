@@ -176,7 +176,9 @@ pub fn remove(path: &Path) -> Result<bool, Error> {
 }
 
 fn temporary(path: &Path) -> PathBuf {
-    path.with_added_extension("new")
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
 }
 
 /// The files of one of the rooms; temporary ones of [`write`] left out. No directory, no files.

@@ -92,6 +92,7 @@ impl Lab {
         self.engine.check(&CheckRequest {
             key: record.key.clone(),
             netns: record.netns.clone(),
+            mac: None,
             addresses: record.addresses.clone(),
             routes: record.routes.clone(),
         })

@@ -276,12 +276,8 @@ impl Engine {
             event.addresses = record.addresses.iter().map(|address| address.address).collect();
         }
         match self.ledger().append(&event) {
-            Ok(Written::Ledger) => {}
-            Ok(Written::Spool) => tracing::error!(
-                ledger = %self.config.ledger_path.display(),
-                "the ledger cannot be written; the line waits in {}",
-                self.state().spool().display()
-            ),
+            // A spooled line has been reported by the ledger itself.
+            Ok(Written::Ledger | Written::Spool) => {}
             Err(error) => tracing::error!(
                 error = %crate::error::sentence(&error),
                 "neither the ledger nor its spool can be written"

@@ -751,3 +751,12 @@ fn an_uplink_may_come_later() {
     reaches_internet(&one, &wifi);
     reaches_internet(&two, &usb);
 }
+
+#[test]
+fn a_new_gateway_solicits_neighbours_at_once() {
+    let host = Host::new();
+    host.port_agent().run("up");
+    let addresses = host.ip("-6 -o address show dev ovsbr1 scope link");
+    assert!(addresses.contains("fe80::"), "{addresses}");
+    assert!(!addresses.contains("tentative"), "{addresses}");
+}

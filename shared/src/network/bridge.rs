@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::gateway::role;
 use super::{Error, OPEN_DEADLINE, datapath};
 use crate::config::{self, Mode};
-use crate::link::{Link, Netlink, Route};
+use crate::link::sysctl::{Family, Sysctl};
+use crate::link::{self, Link, Netlink, Route};
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::ovsdb::{self, Client, PortSpec};
@@ -54,7 +55,8 @@ pub(super) fn ensure(
         }
         _ => None,
     };
-    let mut changed = make(bridge, uplink.as_ref().map(|(link, _)| link), ovsdb)?;
+    let made = make(bridge, uplink.as_ref().map(|(link, _)| link), ovsdb)?;
+    let mut changed = made;
     if let Some((link, false)) = &uplink {
         plug_uplink(bridge, link, ovsdb, netlink)?;
         done.uplink_raised |= !link.up;
@@ -76,6 +78,9 @@ pub(super) fn ensure(
         }
     }
     if !link.up {
+        if made && matches!(bridge.mode, Mode::Nat { .. }) {
+            skip_address_detection(&bridge.name)?;
+        }
         netlink.set_up(link.index, true)?;
         done.raised = true;
         changed = true;
@@ -102,6 +107,16 @@ fn make(bridge: &config::Bridge, uplink: Option<&Link>, ovsdb: &mut Client) -> R
         .and_then(|link| link.mac)
         .unwrap_or_else(|| Mac::from_hash(format!("bridge {}", bridge.name).as_bytes()));
     Ok(ovsdb.add_bridge(&bridge.name, datapath, Some(mac), &role("bridge"))?)
+}
+
+/// For a gateway interface of ours that is still down. Until duplicate address detection has
+/// finished with its link-local address, up to two seconds, the kernel solicits no neighbour for
+/// packets it forwards: the first IPv6 connections out of a new network would get no answer.
+pub(super) fn skip_address_detection(gateway: &IfName) -> Result<(), Error> {
+    match Sysctl::new(Family::Ipv6, gateway, "accept_dad").ensure("0") {
+        Ok(_) | Err(link::Error::Missing { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The uplink, and whether it is plugged into this bridge already.

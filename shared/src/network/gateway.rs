@@ -160,6 +160,9 @@ impl<'a> Networks<'a> {
         for address in network.gateway_addresses() {
             netlink.add_address(link.index, address)?;
         }
+        if network.vlan != VlanId::UNTAGGED && !link.up {
+            bridge::skip_address_detection(&name)?;
+        }
         netlink.set_up(link.index, true)?;
         Ok(())
     }

@@ -12,7 +12,7 @@ const ELSEWHERE: [(&str, &str); 3] = [
     ("conf/50-ovs-agent.conflist", "podman.rs and containerd.rs"),
     (
         "conf/ovs-port-agent.service",
-        "not run: the rig has no systemd; its commands run in install.rs",
+        "its commands in install.rs; not by systemd, which the rig has not",
     ),
     ("examples/README.md", "read by people"),
 ];

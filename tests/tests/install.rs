@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
-use rig::{Command, Host, Output, assert_same};
+use rig::{Command, Daemon, Host, Output, assert_same};
+use serde_json::json;
 
 /// Every file, directory and link the two could touch; content by size and time; the block in
 /// the interfaces file comes and goes, so of that file only the size.
@@ -42,8 +43,26 @@ fn uninstall_leaves_no_trace() {
     }
     // Twice is as good as once.
     let _again = run(&host, "install").success();
-    host.sh("ovs-port-agent up");
-    host.sh("ovs-port-agent status");
+    // As systemd would: the agent is up, then stopped, which takes nothing down.
+    let unit = host.sh("cat /etc/systemd/system/ovs-port-agent.service");
+    let line = |key: &str| {
+        let line = unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("no {key} in the unit:\n{unit}")).to_owned()
+    };
+    host.sh(&line("ExecStartPre"));
+    let start = line("ExecStart");
+    let (program, arguments) = start.split_once(' ').unwrap();
+    let agent = Daemon::start("ovs-port-agent", Command::new(program).args([arguments]));
+    agent.ready(Duration::from_secs(10), || agent.log().contains("/etc/network/interfaces"));
+    agent.terminate(Duration::from_secs(10));
+    let web = host.container("web");
+    let conf = json!({"cniVersion": "1.0.0", "name": "lab", "type": "ovs-agent"});
+    host.plugin().add(&web, &conf).success();
+    let refused = run(&host, "uninstall");
+    assert!(!refused.ok() && refused.stderr.contains("nothing was removed"), "{refused}");
+    assert!(host.sh("ovs-port-agent status").contains("web"));
+    host.plugin().del(&web, &conf).success();
+    drop(web);
     let _done = run(&host, "uninstall").success();
     let left = host.sh(TREE);
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();

@@ -212,3 +212,113 @@ impl Error {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(kind: Kind) -> fields::Error {
+        match kind {
+            Kind::Unsupported => fields::Error::Unknown {
+                field: "brigde".to_owned(),
+                value: "1".to_owned(),
+                similar: Some("bridge"),
+            },
+            _ => fields::Error::Missing { field: "dst".to_owned(), expected: "a subnet" },
+        }
+    }
+
+    fn key() -> attachment::Key {
+        attachment::Key {
+            network: "net".to_owned(),
+            container: "web".to_owned(),
+            ifname: "eth0".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn every_kind_has_its_code() {
+        for (kind, code) in [
+            (Kind::Unsupported, 2),
+            (Kind::System, 5),
+            (Kind::Invalid, 7),
+            (Kind::Unavailable, 11),
+            (Kind::Busy, 11),
+            (Kind::Missing, 100),
+            (Kind::Conflict, 101),
+            (Kind::Exhausted, 102),
+            (Kind::Broken, 103),
+        ] {
+            assert_eq!(code_of(kind), code, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn every_error_has_the_code_of_the_specification() {
+        let envelope = netconf::Envelope::parse;
+        let bare = envelope(b"{}").unwrap();
+        let no_bridge =
+            || attachment::Error::Ovsdb(ovsdb::Error::NoBridge { bridge: "br0".to_owned() });
+        let failed = |code| delegate::Error::Failed {
+            kind: "x".to_owned(),
+            verb: "STATUS",
+            code,
+            msg: String::new(),
+            details: String::new(),
+        };
+        let ready = |error: Error| Error::NotReady(Box::new(error));
+        let netns = || netns::Error::Missing { path: "/x".into() };
+        let table: Vec<(Error, u64)> = vec![
+            (bare.version().unwrap_err().into(), 1),
+            (Error::Gate { verb: Verb::Gc, version: Version::V1_0_0 }, 1),
+            (field(Kind::Unsupported).into(), 2),
+            (attachment::Error::Unknown { key: key() }.into(), 3),
+            (environment::Error::Missing { names: vec!["CNI_IFNAME"] }.into(), 4),
+            (args::Error::Pair { pair: "x".to_owned() }.into(), 4),
+            (Error::Stdin(io::ErrorKind::TimedOut.into()), 5),
+            (envelope(b"{").unwrap_err().into(), 6),
+            (envelope(b"[]").unwrap_err().into(), 6),
+            (bare.name().unwrap_err().into(), 7),
+            (field(Kind::Invalid).into(), 7),
+            (Error::NoPrevious, 7),
+            (network::Error::NoBridge.into(), 7),
+            (Error::OwnNetns { path: "/x".to_owned() }, 8),
+            (netns().into(), 8),
+            (attachment::Error::Netns(netns()).into(), 8),
+            (no_bridge().into(), 100),
+            (failed(42).into(), 42),
+            (ready(no_bridge().into()), 51),
+            (ready(failed(51).into()), 51),
+            (ready(failed(999).into()), 50),
+            (ready(field(Kind::Invalid).into()), 50),
+            (
+                Error::NotReleased {
+                    cause: Box::new(no_bridge().into()),
+                    left: Box::new(Error::NoPrevious),
+                },
+                100,
+            ),
+        ];
+        for (error, code) in table {
+            assert_eq!(error.code(), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_document_names_version_error_and_way_out() {
+        let error = Error::from(field(Kind::Unsupported));
+        assert_eq!(
+            error.document(Version::V1_0_0),
+            json!({
+                "cniVersion": "1.0.0", "code": 2,
+                "msg": "unknown key brigde (value 1)",
+                "details": "did you mean \"bridge\"?",
+            })
+        );
+        let error = Error::from(netconf::EnvelopeError::Version { wanted: "9.9.9".to_owned() });
+        assert_eq!(
+            error.document(Version::LATEST)["details"],
+            "config is \"9.9.9\", plugin supports [\"0.3.0\", \"0.3.1\", \"0.4.0\", \"1.0.0\", \"1.1.0\"]"
+        );
+    }
+}

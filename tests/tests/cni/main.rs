@@ -11,6 +11,7 @@ mod delegation;
 mod health;
 mod lifecycle;
 mod ovs_cni;
+mod page;
 mod protocol;
 
 use std::net::IpAddr;

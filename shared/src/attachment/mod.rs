@@ -171,7 +171,7 @@ impl Fault for Error {
                 Some("remove it, or ask for another interface name".to_owned())
             }
             Self::Remains { .. } => {
-                Some("the same DEL, or \"ovs-port-agent gc\", finishes it".to_owned())
+                Some("the same DEL finishes it once that is mended".to_owned())
             }
             Self::Left { cause, .. } => cause.hint(),
             Self::Netns(error) => error.hint(),

@@ -76,13 +76,13 @@ pub(crate) enum Error {
     #[error("{}; and it could not be undone: {}", chain(cause), chain(left))]
     NotReleased {
         /// Why the ADD failed.
-        cause: Box<Error>,
+        cause: Box<Self>,
         /// Why something is left.
-        left: Box<Error>,
+        left: Box<Self>,
     },
     /// STATUS: an ADD would fail.
     #[error("not ready")]
-    NotReady(#[source] Box<Error>),
+    NotReady(#[source] Box<Self>),
     /// GC went on past these.
     #[error("{} of the attachments could not be collected: {}", failed.len(), failed.join("; "))]
     Collect {

@@ -195,7 +195,7 @@ impl<'a> Fields<'a> {
     }
 
     /// An object of its own; absent is an empty one.
-    pub(crate) fn object(&mut self, key: &'static str) -> Result<Option<Fields<'a>>, Error> {
+    pub(crate) fn object(&mut self, key: &'static str) -> Result<Option<Self>, Error> {
         match self.get(key) {
             None => Ok(None),
             Some(value) => Fields::of(self.path(key), value).map(Some),

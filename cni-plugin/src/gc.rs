@@ -67,7 +67,7 @@ pub(crate) fn run(environment: &Environment, mut envelope: Envelope) -> Result<(
 /// says `null` (CRI-O for a network without pods). Where both lists come, either saves.
 fn valid(config: &Map<String, Value>) -> Result<Option<BTreeSet<(String, IfName)>>, fields::Error> {
     let present = |key: &&str| config.keys().any(|name| name.eq_ignore_ascii_case(key));
-    if !LISTS.iter().any(|key| present(&key)) {
+    if !LISTS.iter().any(present) {
         return Ok(None);
     }
     let mut valid = BTreeSet::new();

@@ -309,16 +309,16 @@ pub(crate) fn read_dns(fields: &mut Fields<'_>) -> Result<Map<String, Value>, Er
     let mut dns = Map::new();
     let Some(mut given) = fields.object("dns")? else { return Ok(dns) };
     let nameservers = given.texts("nameservers")?;
-    insert_list(&mut dns, "nameservers", nameservers);
+    insert_list(&mut dns, "nameservers", &nameservers);
     if let Some(domain) = given.text("domain")? {
         dns.insert("domain".to_owned(), domain.into());
     }
-    insert_list(&mut dns, "search", given.texts("search")?);
-    insert_list(&mut dns, "options", given.texts("options")?);
+    insert_list(&mut dns, "search", &given.texts("search")?);
+    insert_list(&mut dns, "options", &given.texts("options")?);
     Ok(dns)
 }
 
-fn insert_list(dns: &mut Map<String, Value>, key: &str, list: Vec<&str>) {
+fn insert_list(dns: &mut Map<String, Value>, key: &str, list: &[&str]) {
     if !list.is_empty() {
         dns.insert(key.to_owned(), json!(list));
     }
@@ -363,9 +363,9 @@ impl Runtime {
         runtime.mac = given.parsed("mac", A_MAC)?;
         runtime.ips = requested(&mut given)?;
         if let Some(mut dns) = given.object("dns")? {
-            insert_list(&mut runtime.dns, "nameservers", dns.texts("servers")?);
-            insert_list(&mut runtime.dns, "search", dns.texts("searches")?);
-            insert_list(&mut runtime.dns, "options", dns.texts("options")?);
+            insert_list(&mut runtime.dns, "nameservers", &dns.texts("servers")?);
+            insert_list(&mut runtime.dns, "search", &dns.texts("searches")?);
+            insert_list(&mut runtime.dns, "options", &dns.texts("options")?);
         }
         Ok(runtime)
     }

@@ -132,13 +132,13 @@ mod tests {
 
     use super::*;
 
-    fn subnets(value: Value) -> Result<Vec<OwnSubnet>, Error> {
+    fn subnets(value: &Value) -> Result<Vec<OwnSubnet>, Error> {
         read(&mut Fields::of("", &json!({ "subnets": value })).unwrap())
     }
 
     #[test]
     fn an_entry_is_a_text_or_an_object() {
-        let read = subnets(json!([
+        let read = subnets(&json!([
             "10.1.0.0/24",
             {"subnet": "10.2.0.0/24", "range": "10.2.0.10 - 10.2.0.20", "gateway": "10.2.0.254"},
             {"subnet": "fd01::/64", "range": {"start": "fd01::10", "end": "fd01::ff"},
@@ -189,9 +189,9 @@ mod tests {
                 "subnets[0].range is \"10.2.0.8\", expected an address of 10.1.0.0/24",
             ),
         ] {
-            assert_eq!(subnets(bad).unwrap_err().to_string(), text);
+            assert_eq!(subnets(&bad).unwrap_err().to_string(), text);
         }
-        let error = subnets(json!([{"subnet": "10.1.0.0/24", "gatway": "10.1.0.1"}])).unwrap_err();
+        let error = subnets(&json!([{"subnet": "10.1.0.0/24", "gatway": "10.1.0.1"}])).unwrap_err();
         assert!(matches!(error, Error::Unknown { similar: Some("gateway"), .. }), "{error}");
     }
 }

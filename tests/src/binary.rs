@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -180,9 +181,16 @@ impl PortAgent {
     }
 }
 
+/// Where this executable is. Asked before the thread leaves the machine's mounts: in a chroot the
+/// kernel has no good name for it afterwards.
+pub(crate) fn own() -> &'static Path {
+    static OWN: OnceLock<PathBuf> = OnceLock::new();
+    OWN.get_or_init(|| std::env::current_exe().expect("the executable has a path"))
+}
+
 /// Finds a binary of this build: beside the test executable or one directory up.
 fn binary(name: &str) -> PathBuf {
-    let own = std::env::current_exe().expect("the test executable has a path");
+    let own = own();
     let path =
         own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
     let path = path.unwrap_or_else(|| {

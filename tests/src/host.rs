@@ -7,7 +7,6 @@ use std::sync::MutexGuard;
 use crate::binary::{Plugin, PortAgent};
 use crate::command::{Command, Output};
 use crate::container::Container;
-use crate::containerd::Containerd;
 use crate::dockerd::Dockerd;
 use crate::isolation::Isolation;
 use crate::podman::Podman;
@@ -132,11 +131,6 @@ impl Host {
     /// Podman with its CNI backend.
     pub fn podman(&self) -> Podman {
         Podman::new(self)
-    }
-
-    /// Starts containerd.
-    pub fn containerd(&self) -> Containerd {
-        Containerd::start(self)
     }
 
     /// Starts dockerd.

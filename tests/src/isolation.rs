@@ -58,6 +58,7 @@ impl Isolation {
         };
         let (net, mnt) = (open("net"), open("mnt"));
         let cwd = std::env::current_dir().ok();
+        crate::binary::own();
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap_or_else(|error| {
             panic!("cannot make namespaces: {error}; in a container, the tests need --privileged")
         });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::command::{Command, Output};
 use crate::container::Container;
 use crate::host::Host;
-use crate::rootfs;
+use crate::image;
 
 /// The limits are below what a test machine in a sandbox may set; real hosts need none of this.
 const CONFIGURATION: &str = r#"
@@ -34,7 +34,7 @@ impl Podman {
     pub(crate) fn new(host: &Host) -> Self {
         host.unified_cgroups();
         host.write(FILE, CONFIGURATION);
-        Self { rootfs: rootfs::directory().display().to_string() }
+        Self { rootfs: image::directory().display().to_string() }
     }
 
     /// Runs podman, arguments separated by blanks, whatever its end.

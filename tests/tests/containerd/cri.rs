@@ -9,11 +9,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
-use crate::command::{Command, Output};
-use crate::container::Container;
-use crate::daemon::Daemon;
-use crate::host::Host;
-use crate::rootfs;
+use rig::{Command, Container, Daemon, Host, Output, image};
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
 const FILE: &str = "/run/rig/containerd.toml";
@@ -39,35 +35,33 @@ conf_dir = "/etc/cni/net.d"
 
 /// containerd on one host, with an image of busybox in both of its namespaces.
 #[derive(Debug)]
-pub struct Containerd {
-    _daemon: Daemon,
+pub(crate) struct Containerd {
+    daemon: Daemon,
 }
 
 /// A refusal of the CRI service.
 #[derive(Debug)]
-pub struct Refusal {
-    /// gRPC status code.
-    pub code: String,
-    /// gRPC status message.
-    pub message: String,
+pub(crate) struct Refusal {
+    /// gRPC status and message.
+    pub(crate) message: String,
 }
 
 /// A pod sandbox as a kubelet describes one.
 #[derive(Debug, Clone, Copy)]
-pub struct Pod<'a> {
+pub(crate) struct Pod<'a> {
     /// Name of the pod.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
     /// Its unique id.
-    pub uid: &'a str,
+    pub(crate) uid: &'a str,
 }
 
 impl Containerd {
     pub(crate) fn start(host: &Host) -> Self {
         host.write(FILE, CONFIGURATION);
         let daemon = Daemon::start("containerd", Command::new("containerd").args(["-c", FILE]));
-        let this = Self { _daemon: daemon };
-        this._daemon.ready(DEADLINE, || this.output("version").ok());
-        let image = rootfs::image().display().to_string();
+        let this = Self { daemon };
+        this.daemon.ready(DEADLINE, || this.output("version").ok());
+        let image = image::file().display().to_string();
         for namespace in ["default", "k8s.io"] {
             this.ctr(&format!("-n {namespace} images import --snapshotter native {image}"));
         }
@@ -75,24 +69,24 @@ impl Containerd {
     }
 
     /// Runs `ctr`, arguments separated by blanks, whatever its end.
-    pub fn output(&self, args: &str) -> Output {
+    pub(crate) fn output(&self, args: &str) -> Output {
         let args = args.split_whitespace();
         Command::new("ctr").args(["-a", SOCKET]).args(args).deadline(DEADLINE).output()
     }
 
     /// Runs `ctr`; panics unless it succeeds. Returns its stdout.
-    pub fn ctr(&self, args: &str) -> String {
+    pub(crate) fn ctr(&self, args: &str) -> String {
         self.output(args).success().stdout
     }
 
     /// `ctr run --rm --cni` of one command in a new container.
-    pub fn once(&self, name: &str, command: &str) -> Output {
-        let image = rootfs::IMAGE;
+    pub(crate) fn once(&self, name: &str, command: &str) -> Output {
+        let image = image::NAME;
         self.output(&format!("run --rm --cni --snapshotter native {image} {name} {command}"))
     }
 
     /// RunPodSandbox: its id.
-    pub fn run_pod(&self, pod: Pod<'_>) -> Result<String, Refusal> {
+    pub(crate) fn run_pod(&self, pod: Pod<'_>) -> Result<String, Refusal> {
         let metadata = [text(1, pod.name), text(2, pod.uid), text(3, "default")].concat();
         // LinuxPodSandboxConfig must be there, if empty.
         let config = [bytes(1, &metadata), text(2, pod.name), bytes(8, &[])].concat();
@@ -101,7 +95,7 @@ impl Containerd {
     }
 
     /// PodSandboxStatus: the addresses, the first one first.
-    pub fn pod_addresses(&self, id: &str) -> Result<Vec<String>, Refusal> {
+    pub(crate) fn pod_addresses(&self, id: &str) -> Result<Vec<String>, Refusal> {
         let reply = self.call("PodSandboxStatus", &text(1, id))?;
         let network = reply.message(1).message(5);
         let mut addresses = vec![network.text(1)];
@@ -110,7 +104,7 @@ impl Containerd {
     }
 
     /// The network namespace of a pod: its sandbox container's.
-    pub fn pod(&self, id: &str) -> Container {
+    pub(crate) fn pod(&self, id: &str) -> Container {
         let tasks = self.ctr("-n k8s.io tasks list");
         let line = tasks.lines().find(|line| line.starts_with(id));
         let pid = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
@@ -118,17 +112,17 @@ impl Containerd {
     }
 
     /// StopPodSandbox.
-    pub fn stop_pod(&self, id: &str) -> Result<(), Refusal> {
+    pub(crate) fn stop_pod(&self, id: &str) -> Result<(), Refusal> {
         self.call("StopPodSandbox", &text(1, id)).map(drop)
     }
 
     /// RemovePodSandbox.
-    pub fn remove_pod(&self, id: &str) -> Result<(), Refusal> {
+    pub(crate) fn remove_pod(&self, id: &str) -> Result<(), Refusal> {
         self.call("RemovePodSandbox", &text(1, id)).map(drop)
     }
 
     /// Whether the runtime says that its network is ready.
-    pub fn network_ready(&self) -> bool {
+    pub(crate) fn network_ready(&self) -> bool {
         let reply = self.call("Status", &[]).expect("Status is always answered");
         let conditions = reply.message(1).messages(1);
         let ready = conditions.iter().find(|condition| condition.text(1) == "NetworkReady");
@@ -173,7 +167,7 @@ async fn unary(method: &str, message: &[u8]) -> Result<Message, Refusal> {
     if code == "0" {
         Ok(Message::parse(body.to_bytes().get(5..).unwrap_or_default()))
     } else {
-        Err(Refusal { code, message: field("grpc-message") })
+        Err(Refusal { message: format!("gRPC status {code}: {}", field("grpc-message")) })
     }
 }
 

@@ -13,11 +13,11 @@ const BUSYBOX: &str = "/bin/busybox";
 const PROGRAMS: [&str; 12] =
     ["cat", "echo", "head", "ip", "ls", "nc", "ping", "sh", "sleep", "true", "wc", "wget"];
 
-/// Name of the image that [`image`] makes.
-pub(crate) const IMAGE: &str = "localhost/rig:1";
+/// Name of the image that [`file`] holds.
+pub const NAME: &str = "localhost/rig:1";
 
 /// A directory tree to run containers from.
-pub(crate) fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     let root = Path::new(DIR).join("rootfs");
     if root.exists() {
         return root;
@@ -37,7 +37,7 @@ pub(crate) fn directory() -> PathBuf {
 }
 
 /// An image of it in a tar file as `docker save` writes one; it sleeps unless told otherwise.
-pub(crate) fn image() -> PathBuf {
+pub fn file() -> PathBuf {
     let dir = Path::new(DIR).join("image");
     let file = Path::new(DIR).join("image.tar");
     if file.exists() {
@@ -54,7 +54,7 @@ pub(crate) fn image() -> PathBuf {
         "config": {"Cmd": ["/bin/sleep", "100000"], "Env": ["PATH=/bin"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{sum}")]},
     });
-    let manifest = json!([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]);
+    let manifest = json!([{"Config": "config.json", "RepoTags": [NAME], "Layers": ["layer.tar"]}]);
     fs::write(dir.join("config.json"), config.to_string()).expect("write in /run");
     fs::write(dir.join("manifest.json"), manifest.to_string()).expect("write in /run");
     tar(&dir, &file, "manifest.json config.json layer.tar");

@@ -1,8 +1,11 @@
 //! containerd: `ctr run --cni`, and its CRI service as a kubelet speaks it.
 
+mod cri;
+
 use std::net::IpAddr;
 
-use rig::{Containerd, Host, INTERNET, Pod, Uplink, assert_same};
+use cri::{Containerd, Pod};
+use rig::{Host, INTERNET, Uplink, assert_same};
 
 /// What a test works with. Fields drop in this order, so do not take it apart.
 struct Scene {
@@ -16,7 +19,7 @@ fn scene() -> Scene {
     let uplink = host.uplink("wlp4s0", 1).addressed(&host).routed(&host, 100);
     host.install_plugin();
     host.port_agent().run("up");
-    Scene { containerd: host.containerd(), uplink, host }
+    Scene { containerd: Containerd::start(&host), uplink, host }
 }
 
 #[test]

@@ -48,9 +48,9 @@ impl Engine {
                 return Ok(found);
             }
             // A crash, a restart without DEL, another configuration: start from nothing.
-            Ok(Some(found)) => drop(self.unplug(&request.key, Some(&found))?),
+            Ok(Some(found)) => self.start_over(&request.key, Some(&found))?,
             Err(Error::State(state::Error::Garbage { .. })) => {
-                self.unplug(&request.key, None)?;
+                self.start_over(&request.key, None)?;
             }
             Err(error) => return Err(error),
         }
@@ -103,7 +103,15 @@ impl Engine {
     /// Removes whatever an attach made before it failed.
     fn undo(&self, key: &Key) -> Result<(), Error> {
         let record = self.record(key)?;
-        self.unplug(key, record.as_ref()).map(drop)
+        self.start_over(key, record.as_ref())
+    }
+
+    fn start_over(&self, key: &Key, record: Option<&Record>) -> Result<(), Error> {
+        self.unplug(key, record)?;
+        if record.is_some_and(|record| record.complete) {
+            self.write_ledger(key, record, Action::Detach, None);
+        }
+        self.forget(key)
     }
 }
 

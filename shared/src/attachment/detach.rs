@@ -28,16 +28,25 @@ impl Engine {
         let _lock = state.lock(&lock_key(key))?;
         // A record that says nothing must not keep the container plugged in.
         let record = self.record(key).unwrap_or_default();
+        let recorded = self.record_path(key).exists();
         let found = self.unplug(key, record.as_ref())?;
-        if found {
+        if recorded || found {
+            // The record last: killed in between, the next DEL tells it again.
             self.write_ledger(key, record.as_ref(), Action::Detach, None);
             self.show_unless_agent();
         }
+        self.forget(key)?;
         Ok(record)
     }
 
-    /// Removes port, link, leases and record of one attachment; the caller holds its lock. True if
-    /// there was anything.
+    /// Removes the record, if there is one.
+    pub(super) fn forget(&self, key: &Key) -> Result<(), Error> {
+        state::remove(&self.record_path(key))?;
+        Ok(())
+    }
+
+    /// Removes port, link and leases of one attachment; the caller holds its lock. True if there
+    /// was anything.
     pub(super) fn unplug(&self, key: &Key, record: Option<&Record>) -> Result<bool, Error> {
         let mut remains = Vec::new();
         let mut names = BTreeMap::new();
@@ -90,8 +99,7 @@ impl Engine {
         if !remains.is_empty() {
             return Err(Error::Remains { key: key.clone(), what: remains.join("; ") });
         }
-        let recorded = state::remove(&self.record_path(key))?;
-        Ok(recorded || freed > 0 || !names.is_empty())
+        Ok(freed > 0 || !names.is_empty())
     }
 
     /// Removes the ports that say they belong to `key`; returns their names.

@@ -159,6 +159,29 @@ fn what_changed_in_the_container() {
 }
 
 #[test]
+fn what_is_missing_of_nat() {
+    let (lab, web) = lab();
+    let untagged = PortVlan::untagged;
+    let again = || drop(shared::network::host::up(lab.engine.config()).unwrap());
+
+    let error = finding(&lab, &web, untagged(), |_| {
+        lab.host.sh(&format!("nft delete table inet {}", shared::nat::table::NAME));
+    });
+    assert!(error.to_string().contains("nftables rule"), "{error}");
+    again();
+
+    // The setting that IPv6 hangs on depends on the kernel: all that there are.
+    let off = ["ipv4/conf/ovsbr1/forwarding", "ipv6/conf/*/f*forwarding"];
+    for settings in off {
+        let error = finding(&lab, &web, untagged(), |_| {
+            lab.host.sh(&format!("for f in /proc/sys/net/{settings}; do echo 0 > $f; done"));
+        });
+        differs(&error, "forwarding on ovsbr1", "missing", "there");
+        again();
+    }
+}
+
+#[test]
 fn another_namespace_under_the_same_path() {
     let (lab, web) = lab();
     let record = lab.attach(&web);

@@ -234,3 +234,51 @@ fn is_same(there: &InstalledRoute, route: &Route, oif: Option<u32>) -> bool {
             == (route.dst, route.gw, route.table, route.priority)
         && (there.route.mtu, there.route.advmss) == (route.mtu, route.advmss)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn names(texts: &[String]) -> Vec<IfName> {
+        let mut names: Vec<IfName> = texts.iter().map(|text| text.parse().unwrap()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    proptest! {
+        #[test]
+        fn each_uplink_has_a_table_of_its_own(
+            texts in prop::collection::vec("[a-z][a-z0-9]{0,14}", 1..300),
+        ) {
+            let names = names(&texts);
+            let tables = tables(&names.iter().collect::<Vec<_>>());
+            let mut numbers: Vec<u32> = tables.iter().map(|(_, table)| *table).collect();
+            prop_assert!(numbers.iter().all(|table| table >> 16 == TABLE_BASE >> 16));
+            numbers.sort_unstable();
+            numbers.dedup();
+            prop_assert_eq!(numbers.len(), names.len());
+        }
+    }
+
+    #[test]
+    fn the_table_of_an_uplink_stays_the_same() {
+        let both = names(&["wlp4s0".to_owned(), "enp2s0".to_owned()]);
+        let alone = tables(&[&both[1]]);
+        assert_eq!(tables(&[&both[0], &both[1]])[1], alone[0]);
+        // Written into the kernel by one process, looked for by another: never to be changed.
+        assert_eq!(alone[0].1, 0x6f76_9ba6);
+    }
+
+    #[test]
+    fn halves_of_the_internet_are_default_routes() {
+        for default in ["0.0.0.0/0", "128.0.0.0/1", "::/0", "2000::/3", "3000::/4"] {
+            assert!(is_default(default.parse().unwrap()), "{default}");
+        }
+        for part in ["10.0.0.0/8", "64.0.0.0/2", "fc00::/7"] {
+            assert!(!is_default(part.parse().unwrap()), "{part}");
+        }
+    }
+}

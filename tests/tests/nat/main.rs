@@ -9,7 +9,7 @@ mod ruleset;
 mod uplinks;
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use rig::{Container, Host, INTERNET, INTERNET6, Uplink as Wire, assert_same};
@@ -112,7 +112,9 @@ fn unreachable(container: &Container, address: IpAddr) {
 }
 
 fn silent(container: &Container, address: IpAddr) {
-    let error = container.connect(address, rig::ECHO_PORT).unwrap_err();
+    let to = SocketAddr::new(address, rig::ECHO_PORT);
+    let second = Duration::from_secs(1);
+    let error = container.inside(|| TcpStream::connect_timeout(&to, second)).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::TimedOut, "{address}: {error}");
     assert!(!container.ping(address));
 }

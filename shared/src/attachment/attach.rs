@@ -151,6 +151,7 @@ impl Walk<'_> {
         self.plug(&mut netlink, &mut record)?;
         let mut inside = self.configure(&mut record)?;
         record.ofport = Some(self.ovsdb.wait_open(&record.port, request.link_deadline)?);
+        netlink.wait_running(&record.port, request.link_deadline)?;
         if request.addressing == Addressing::Later {
             self.engine.save(&record)?;
         } else {

@@ -170,9 +170,7 @@ impl Fault for Error {
             Self::InterfaceExists { .. } => {
                 Some("remove it, or ask for another interface name".to_owned())
             }
-            Self::Remains { .. } => {
-                Some("the same DEL finishes it once that is mended".to_owned())
-            }
+            Self::Remains { .. } => Some("the same DEL finishes it once that is mended".to_owned()),
             Self::Left { cause, .. } => cause.hint(),
             Self::Netns(error) => error.hint(),
             Self::Link(error) => error.hint(),

@@ -1,5 +1,7 @@
 //! One link: look it up, raise it, change it, remove it.
 
+use std::time::{Duration, Instant};
+
 use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
@@ -36,6 +38,8 @@ pub struct Link {
     pub mtu: u32,
     /// IFF_UP.
     pub up: bool,
+    /// IFF_RUNNING: there is a carrier, and the kernel has switched the queues on.
+    pub running: bool,
     /// IFLA_GROUP.
     pub group: u32,
     /// `IFLA_INFO_KIND`: "veth", "tun", "openvswitch"; empty for a physical device.
@@ -90,6 +94,25 @@ impl Netlink {
     /// Raises or lowers a link.
     pub fn set_up(&mut self, index: u32, up: bool) -> Result<(), Error> {
         self.ask(raise(index, up)).map(drop)
+    }
+
+    /// Waits until a link that is up and has a carrier passes frames. The kernel switches its
+    /// queues on from a work queue; until then it drops what is sent, which on a busy host is the
+    /// answer to a container's first ARP request. Being asked, newer kernels hurry.
+    pub fn wait_running(&mut self, name: &IfName, deadline: Duration) -> Result<(), Error> {
+        let start = Instant::now();
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match self.link(name)? {
+                None => return Err(Error::Missing { what: format!("link {name}") }),
+                Some(link) if link.running => return Ok(()),
+                Some(_) if start.elapsed() >= deadline => {
+                    return Err(Error::Timeout { action: format!("switch {name} on") });
+                }
+                Some(_) => std::thread::sleep(pause),
+            }
+            pause = (pause * 2).min(Duration::from_millis(5));
+        }
     }
 
     /// Sets the MTU in bytes.
@@ -172,6 +195,7 @@ fn read(object: &Object) -> Option<Link> {
     // struct ifinfomsg: family, padding, type, index, flags, change mask.
     let (header, attributes) = object.split::<16>(RTM_NEWLINK)?;
     let [_, _, _, _, i, j, k, l, f, g, m, n, ..] = *header;
+    let flags = u32::from_ne_bytes([f, g, m, n]);
     let mut name = None;
     let (mut mac, mut mtu, mut group) = (None, 0, 0);
     let (mut kind, mut peer_index, mut master) = (String::new(), None, None);
@@ -197,7 +221,8 @@ fn read(object: &Object) -> Option<Link> {
         name: name?,
         mac,
         mtu,
-        up: u32::from_ne_bytes([f, g, m, n]) & LinkFlags::Up.bits() != 0,
+        up: flags & LinkFlags::Up.bits() != 0,
+        running: flags & LinkFlags::Running.bits() != 0,
         group,
         kind,
         peer_index,

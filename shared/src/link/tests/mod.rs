@@ -475,3 +475,21 @@ fn a_peer_may_stay_here() {
         assert_eq!((peer.mac, peer.up, peer.group), (Some(mac()), false, 0));
     });
 }
+
+#[test]
+fn a_pair_runs_once_both_ends_are_up() {
+    use std::time::Duration;
+    let second = Duration::from_secs(1);
+    private(|| {
+        let (mut host, netns) = (Netlink::open().unwrap(), container());
+        let (_, peer, mut inside) = plug(&mut host, &netns, "veth-web");
+        let web = name("veth-web");
+        let error = host.wait_running(&web, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error}");
+        inside.netlink.configure(peer, &[], &[]).unwrap();
+        host.wait_running(&web, second).unwrap();
+        assert!(host.link(&web).unwrap().unwrap().running);
+        let error = host.wait_running(&name("veth-none"), second).unwrap_err();
+        assert!(matches!(error, Error::Missing { .. }), "{error}");
+    });
+}

@@ -7,7 +7,7 @@ use clap::Args;
 use shared::attachment::Engine;
 use shared::config::Config;
 use shared::error::sentence;
-use shared::ledger::{Action, Event};
+use shared::ledger::{Action, Event, Written};
 use shared::network::host::{self, Step};
 
 use crate::Failure;
@@ -20,19 +20,28 @@ pub(crate) struct DownArguments {
     force: bool,
 }
 
+/// Width of the left column: "/etc/network/interfaces", and "forwarding, NAT and guard".
+const WHAT: usize = 27;
+
 pub(crate) fn up(config: Config, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
-    let steps = host::up(&config).map_err(Failure::new)?;
-    say(out, &steps)?;
+    let mut steps = host::up(&config).map_err(Failure::new)?;
     let engine = Engine::new(config);
     if let Err(error) = engine.ledger().boot("port-agent") {
         tracing::error!(error = %sentence(&error), "the ledger cannot be written");
     }
     let swept = engine.sweep_old_boots().map_err(Failure::new)?;
     if swept > 0 {
-        writeln!(out, "{:<28} {swept} removed", "ports of earlier boots")?;
+        let what = "ports of earlier boots".to_owned();
+        steps.push(Step { what, acts: vec![format!("{swept} removed")] });
     }
+    say(out, &steps)?;
     record(&engine, Action::Up, &steps);
-    show(&engine, out)
+    try_to_show(&engine, out)?;
+    writeln!(
+        out,
+        "\nThe host is up. See \"ovs-port-agent status\"; \"ovs-port-agent down\" takes it all back."
+    )?;
+    Ok(ExitCode::SUCCESS)
 }
 
 pub(crate) fn down(
@@ -42,47 +51,74 @@ pub(crate) fn down(
 ) -> Result<ExitCode, Failure> {
     let engine = Engine::new(config);
     let unplugged = engine.unplug_all(arguments.force).map_err(Failure::new)?;
+    let mut steps = Vec::new();
     if unplugged > 0 {
-        writeln!(out, "{:<28} {unplugged} unplugged", "containers")?;
+        let acts = vec![format!("{unplugged} unplugged")];
+        steps.push(Step { what: "containers".to_owned(), acts });
     }
-    let steps = host::down(engine.config()).map_err(Failure::new)?;
+    steps.extend(host::down(engine.config(), arguments.force).map_err(Failure::new)?);
     say(out, &steps)?;
     record(&engine, Action::Down, &steps);
-    show(&engine, out)
-}
-
-pub(crate) fn sync(config: Config, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
-    show(&Engine::new(config), out)
-}
-
-/// Rewrites the managed block.
-fn show(engine: &Engine, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
-    let changed = engine.show().map_err(Failure::new)?;
-    let path = engine.config().interfaces_path.display().to_string();
-    writeln!(out, "{path:<28} {}", word(changed))?;
+    try_to_show(&engine, out)?;
+    writeln!(out, "\nThe host is as it was before \"ovs-port-agent up\".")?;
     Ok(ExitCode::SUCCESS)
 }
 
+pub(crate) fn sync(config: Config, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
+    show(&Engine::new(config), out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Rewrites the managed block, which is only a view: a host is up without it.
+fn try_to_show(engine: &Engine, out: &mut impl io::Write) -> Result<(), Failure> {
+    match show(engine, out) {
+        Err(Failure::Work(why)) => {
+            tracing::warn!("the managed block is out of date: {why}");
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// Rewrites the managed block.
+fn show(engine: &Engine, out: &mut impl io::Write) -> Result<(), Failure> {
+    let changed = engine.show().map_err(Failure::new)?;
+    let path = engine.config().interfaces_path.display().to_string();
+    let word = if changed { "managed block rewritten" } else { AS_IT_WAS };
+    writeln!(out, "{path:<WHAT$} {word}")?;
+    Ok(())
+}
+
+/// What is said of a step that had nothing to do.
+const AS_IT_WAS: &str = "as it was";
+
 fn say(out: &mut impl io::Write, steps: &[Step]) -> io::Result<()> {
     for step in steps {
-        writeln!(out, "{:<28} {}", step.what, word(step.changed))?;
+        let acts = if step.acts.is_empty() { AS_IT_WAS.to_owned() } else { step.acts.join(", ") };
+        writeln!(out, "{:<WHAT$} {acts}", step.what)?;
     }
     Ok(())
 }
 
-fn word(changed: bool) -> &'static str {
-    if changed { "changed" } else { "as it was" }
-}
-
+/// One line of history, if anything was changed.
 fn record(engine: &Engine, action: Action, steps: &[Step]) {
-    let changed: Vec<_> =
-        steps.iter().filter(|step| step.changed).map(|step| step.what.as_str()).collect();
+    let changed: Vec<_> = steps
+        .iter()
+        .filter(|step| !step.acts.is_empty())
+        .map(|step| format!("{}: {}", step.what, step.acts.join(", ")))
+        .collect();
     if changed.is_empty() {
         return;
     }
     let mut event = Event::new("port-agent", action);
-    event.note = Some(changed.join(", "));
-    if let Err(error) = engine.ledger().append(&event) {
-        tracing::error!(error = %sentence(&error), "the ledger cannot be written");
+    event.note = Some(changed.join("; "));
+    match engine.ledger().append(&event) {
+        Ok(Written::Ledger) => {}
+        Ok(Written::Spool) => tracing::error!(
+            ledger = %engine.config().ledger_path.display(),
+            "the ledger cannot be written; the line waits in {}",
+            engine.state().spool().display()
+        ),
+        Err(error) => tracing::error!(error = %sentence(&error), "the ledger cannot be written"),
     }
 }

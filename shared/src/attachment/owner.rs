@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use super::record::{Key, Labels, Runtime};
 use crate::mac::Mac;
 use crate::name::IfName;
+use crate::network::OWNER;
 use crate::ovsdb::Port;
-
-/// `external_ids:owner` of every port of ours.
-pub const OWNER: &str = "ovs-agent";
 
 const NETWORK: &str = "ovs-agent-network";
 const CONTAINER: &str = "ovs-agent-container";

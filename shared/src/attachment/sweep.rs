@@ -7,9 +7,6 @@ use crate::network;
 use crate::ovsdb::Client;
 use crate::state;
 
-/// How many names an error lists.
-const NAMES_SHOWN: usize = 5;
-
 impl Engine {
     /// Removes the ports of ours that an earlier boot left: they say another boot id, no record of
     /// this boot knows them, and no device of that name exists. Returns how many.
@@ -44,8 +41,7 @@ impl Engine {
             keys.extend(owner::key_of(&port).filter(|key| !keys.contains(key)));
         }
         if !force && !keys.is_empty() {
-            let names: Vec<_> = keys.iter().take(NAMES_SHOWN).map(ToString::to_string).collect();
-            let names = names.join(", ");
+            let names = network::listed(&keys);
             return Err(network::Error::InUse { count: keys.len(), names }.into());
         }
         for key in &keys {

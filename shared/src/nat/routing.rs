@@ -83,7 +83,8 @@ impl Uplinks {
 pub fn sync(netlink: &mut Netlink, segments: &[Segment]) -> Result<bool, Error> {
     let rules = netlink.rules().map_err(|s| kernel_error("read policy rules", s))?;
     let names = named(segments);
-    if names.is_empty() && rules.is_empty() {
+    // Routes without a rule are what a removal leaves that was killed half way.
+    if !segments.is_empty() && names.is_empty() && rules.is_empty() {
         return Ok(false);
     }
     let tables = tables(&names);

@@ -6,20 +6,23 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
+use super::done::Book;
 use super::gateway::role;
-use super::{Error, OPEN_DEADLINE, datapath};
+use super::{Error, OPEN_DEADLINE, OWNER, datapath};
 use crate::config::{self, Mode};
 use crate::link::sysctl::{Family, Sysctl};
-use crate::link::{self, Link, Netlink, Route};
+use crate::link::{self, InstalledRoute, Link, Netlink, PROTOCOL, Route};
 use crate::mac::Mac;
 use crate::name::IfName;
-use crate::ovsdb::{self, Client, PortSpec};
+use crate::ovsdb::{self, Bridge, Client, Port, PortSpec};
 use crate::vlan::PortVlan;
 
 /// How long ovsdb-server may take for one answer.
 pub(super) const OVSDB_DEADLINE: Duration = Duration::from_secs(5);
+
+/// `external_ids:ovs-agent-role` of a bridge that we made.
+pub const ROLE_BRIDGE: &str = "bridge";
 
 /// `external_ids:ovs-agent-role` of an uplink that we plugged in.
 pub const ROLE_UPLINK: &str = "uplink";
@@ -28,75 +31,164 @@ pub const ROLE_UPLINK: &str = "uplink";
 /// its wireless 600.
 const ROUTE_METRIC: u32 = 220;
 
-/// What `up` did to a bridge that `down` has to undo.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
-    /// Addresses added to its interface.
-    pub addresses: Vec<IpNet>,
-    /// Default gateways routed through it.
-    pub gateways: Vec<IpAddr>,
-    /// Its interface was down before.
-    pub raised: bool,
-    /// Its uplink was down before.
-    pub uplink_raised: bool,
+/// RT_TABLE_MAIN.
+const MAIN: u32 = 254;
+
+/// MTU of a bridge of ours without an uplink. Without a wish of ours ovs-vswitchd would lower it
+/// to that of the smallest port, for every container that comes later.
+const MTU: u32 = 1500;
+
+/// Whether a row is ours.
+pub(super) fn is_ours(external_ids: &BTreeMap<String, String>) -> bool {
+    external_ids.get("owner").is_some_and(|owner| owner == OWNER)
 }
 
-/// Makes or adopts the bridge; everything that stands already is left as it is. True if anything
-/// changed.
+/// `external_ids:ovs-agent-role` of a row, if it is ours.
+pub(super) fn role_of(external_ids: &BTreeMap<String, String>) -> Option<&str> {
+    external_ids.get("ovs-agent-role").filter(|_| is_ours(external_ids)).map(String::as_str)
+}
+
+/// What one look at the host says of a bridge of the configuration.
+struct Found {
+    row: Option<Bridge>,
+    uplink: Option<Wire>,
+}
+
+/// The uplink of a direct bridge.
+struct Wire {
+    link: Link,
+    /// Its row, if it is plugged into the bridge already.
+    port: Option<Port>,
+}
+
+/// Refuses what could not be done, and changes nothing.
+pub(super) fn check(
+    bridge: &config::Bridge,
+    ovsdb: &mut Client,
+    netlink: &mut Netlink,
+) -> Result<(), Error> {
+    look(bridge, ovsdb, netlink)?;
+    if let Mode::Direct { gateway: Some(gateway), .. } = &bridge.mode {
+        let link = netlink.link(&bridge.name)?.map(|link| link.index);
+        default_route_is_there(bridge, netlink, link, *gateway)?;
+    }
+    Ok(())
+}
+
+/// Makes or adopts the bridge; everything that stands already is left as it is. Returns what was
+/// done. `book` learns of each change before it happens.
 pub(super) fn ensure(
     bridge: &config::Bridge,
     ovsdb: &mut Client,
     netlink: &mut Netlink,
-    done: &mut Done,
-) -> Result<bool, Error> {
-    let uplink = match &bridge.mode {
-        Mode::Direct { uplink: Some(uplink), .. } => {
-            Some(free_uplink(bridge, uplink, ovsdb, netlink)?)
+    book: &mut Book,
+) -> Result<Vec<String>, Error> {
+    let mut acts = Vec::new();
+    let Found { row, uplink } = look(bridge, ovsdb, netlink)?;
+    let made = row.is_none();
+    let ours = match &row {
+        Some(row) => role_of(&row.external_ids) == Some(ROLE_BRIDGE),
+        None => {
+            acts.push(make(bridge, uplink.as_ref().map(|wire| &wire.link), ovsdb)?);
+            true
         }
-        _ => None,
     };
-    let made = make(bridge, uplink.as_ref().map(|(link, _)| link), ovsdb)?;
-    let mut changed = made;
-    if let Some((link, false)) = &uplink {
-        plug_uplink(bridge, link, ovsdb, netlink)?;
-        done.uplink_raised |= !link.up;
-        changed = true;
+    let mut link = wait_for_link(netlink, &bridge.name, OPEN_DEADLINE)?;
+    retire(bridge, ovsdb, netlink, &link, book, &mut acts)?;
+    let mtu = bridge.mtu.or_else(|| ours.then(|| uplink.as_ref().map_or(MTU, |w| w.link.mtu)));
+    if let Some(mtu) = mtu {
+        let changed = set_mtu(bridge, mtu, ours, ovsdb, book)?;
+        // Of a bridge just made, everybody expects the usual one.
+        if changed && !(made && bridge.mtu.is_none()) {
+            acts.push(format!("MTU {mtu} set"));
+        }
+        link = wait_for_mtu(netlink, &bridge.name, mtu)?;
     }
-    let link = wait_for_link(netlink, &bridge.name, OPEN_DEADLINE)?;
-    if let Some(mtu) = bridge.mtu.filter(|mtu| *mtu != link.mtu) {
-        ovsdb.set_mtu(&bridge.name, mtu)?;
-        changed = true;
+    if let Some(wire) = &uplink {
+        plug_uplink(bridge, wire, ovsdb, netlink, book, &mut acts)?;
     }
     let (addresses, gateway) = match &bridge.mode {
         Mode::Direct { addresses, gateway, .. } => (addresses, *gateway),
         Mode::Nat { addresses, .. } => (addresses, None),
     };
-    for address in addresses {
+    let there = netlink.addresses(link.index)?;
+    for address in addresses.iter().filter(|address| !there.contains(address)) {
+        book.note(&bridge.name, |done| remember(&mut done.addresses, *address))?;
         if netlink.add_address(link.index, *address)? {
-            done.addresses.push(*address);
-            changed = true;
+            acts.push(format!("{address} added"));
         }
     }
     if !link.up {
-        if made && matches!(bridge.mode, Mode::Nat { .. }) {
+        book.note(&bridge.name, |done| done.raised = true)?;
+        if ours && matches!(bridge.mode, Mode::Nat { .. }) {
             skip_address_detection(&bridge.name)?;
         }
         netlink.set_up(link.index, true)?;
-        done.raised = true;
-        changed = true;
+        if !made {
+            acts.push("set up".to_owned());
+        }
     }
-    if let Some(gateway) = gateway {
-        changed |= add_default_route(netlink, link.index, gateway, done)?;
+    if let Some(gateway) = gateway
+        && !default_route_is_there(bridge, netlink, Some(link.index), gateway)?
+    {
+        book.note(&bridge.name, |done| remember(&mut done.gateways, gateway))?;
+        netlink.replace_route(&default_route(gateway), Some(link.index))?;
+        acts.push(format!("default route via {gateway} added"));
     }
-    Ok(changed)
+    Ok(acts)
 }
 
-fn make(bridge: &config::Bridge, uplink: Option<&Link>, ovsdb: &mut Client) -> Result<bool, Error> {
-    match ovsdb.view(&bridge.name) {
-        Ok(_) => return Ok(false),
-        Err(ovsdb::Error::NoBridge { .. }) => {}
-        Err(error) => return Err(error.into()),
+fn remember<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
     }
+}
+
+/// Bridge and uplink as they are; an error if they cannot become what they should be.
+fn look(
+    bridge: &config::Bridge,
+    ovsdb: &mut Client,
+    netlink: &mut Netlink,
+) -> Result<Found, Error> {
+    let row = row(&bridge.name, ovsdb)?;
+    if row.is_none() {
+        let taken = |owner| Error::NameTaken { bridge: bridge.name.clone(), owner };
+        if let Some(port) = ovsdb.port(&bridge.name)? {
+            let other =
+                port.bridge.map_or_else(|| "a port".to_owned(), |b| format!("a port of {b}"));
+            return Err(taken(other));
+        }
+        match netlink.link(&bridge.name)? {
+            // One that ovs-vswitchd is about to remove.
+            Some(link) if ["tun", "openvswitch"].contains(&link.kind.as_str()) => {
+                wait_until_gone(netlink, &bridge.name)
+                    .map_err(|_| taken("a device that is no bridge".to_owned()))?;
+            }
+            Some(_) => return Err(taken("an interface that is no Open vSwitch bridge".to_owned())),
+            None => {}
+        }
+    }
+    let uplink = match &bridge.mode {
+        Mode::Direct { uplink: Some(uplink), .. } => Some(wire(bridge, uplink, ovsdb, netlink)?),
+        _ => None,
+    };
+    Ok(Found { row, uplink })
+}
+
+fn row(name: &IfName, ovsdb: &mut Client) -> Result<Option<Bridge>, Error> {
+    match ovsdb.view(name) {
+        Ok(view) => Ok(Some(view.bridge)),
+        Err(ovsdb::Error::NoBridge { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the bridge; says how.
+fn make(
+    bridge: &config::Bridge,
+    uplink: Option<&Link>,
+    ovsdb: &mut Client,
+) -> Result<String, Error> {
     let datapath = match &bridge.datapath_type {
         Some(datapath) => datapath,
         None => datapath::choose()?,
@@ -106,7 +198,8 @@ fn make(bridge: &config::Bridge, uplink: Option<&Link>, ovsdb: &mut Client) -> R
     let mac = uplink
         .and_then(|link| link.mac)
         .unwrap_or_else(|| Mac::from_hash(format!("bridge {}", bridge.name).as_bytes()));
-    Ok(ovsdb.add_bridge(&bridge.name, datapath, Some(mac), &role("bridge"))?)
+    ovsdb.add_bridge(&bridge.name, datapath, Some(mac), &role(ROLE_BRIDGE))?;
+    Ok(format!("made ({datapath} datapath)"))
 }
 
 /// For a gateway interface of ours that is still down. Until duplicate address detection has
@@ -119,13 +212,13 @@ pub(super) fn skip_address_detection(gateway: &IfName) -> Result<(), Error> {
     }
 }
 
-/// The uplink, and whether it is plugged into this bridge already.
-fn free_uplink(
+/// The uplink, which must exist and be free or this bridge's own already.
+fn wire(
     bridge: &config::Bridge,
     name: &IfName,
     ovsdb: &mut Client,
     netlink: &mut Netlink,
-) -> Result<(Link, bool), Error> {
+) -> Result<Wire, Error> {
     let link = netlink
         .link(name)?
         .ok_or_else(|| Error::NoUplink { uplink: name.clone(), bridge: bridge.name.clone() })?;
@@ -137,73 +230,196 @@ fn free_uplink(
     if let Some(port) = ovsdb.port(name)? {
         return match port.bridge {
             Some(owner) if owner != bridge.name => Err(taken(format!("bridge {owner}"))),
-            _ => Ok((link, true)),
+            _ => Ok(Wire { link, port: Some(port) }),
         };
     }
+    // Everything on the kernel's datapath has the master "ovs-system".
     if let Some(master) = link.master {
         let owner = netlink.link_by_index(master)?;
         return Err(taken(
             owner.map_or_else(|| "another device".to_owned(), |o| o.name.to_string()),
         ));
     }
-    // fe80::/10 comes with every raised interface and is nobody's configuration.
-    let addresses: Vec<_> = netlink
-        .addresses(link.index)?
-        .into_iter()
-        .filter(|address| !matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local()))
-        .map(|address| address.to_string())
-        .collect();
+    let addresses = addresses_of(netlink, &link)?;
     if !addresses.is_empty() {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         return Err(Error::UplinkHasAddress {
             uplink: name.clone(),
             bridge: bridge.name.clone(),
             addresses: addresses.join(", "),
         });
     }
-    Ok((link, false))
+    Ok(Wire { link, port: None })
+}
+
+/// The addresses somebody gave it: `fe80::/10` comes with every raised interface by itself.
+fn addresses_of(netlink: &mut Netlink, link: &Link) -> Result<Vec<IpNet>, Error> {
+    let mut addresses = netlink.addresses(link.index)?;
+    addresses
+        .retain(|address| !matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local()));
+    Ok(addresses)
 }
 
 fn plug_uplink(
     bridge: &config::Bridge,
-    uplink: &Link,
+    wire: &Wire,
     ovsdb: &mut Client,
     netlink: &mut Netlink,
+    book: &mut Book,
+    acts: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let view = ovsdb.view(&bridge.name)?;
-    let port = PortSpec {
-        name: uplink.name.clone(),
-        interface_type: String::new(),
-        // The real network's VLANs are the user's: an uplink carries them all.
-        vlan: PortVlan::all(),
-        ofport_request: None,
-        mac: None,
-        mtu_request: None,
-        protected: false,
-        external_ids: role(ROLE_UPLINK),
-        interface_external_ids: BTreeMap::new(),
-    };
-    ovsdb.add_port(&view.bridge, &port)?;
-    ovsdb.wait_open(&uplink.name, OPEN_DEADLINE)?;
-    netlink.set_up(uplink.index, true)?;
+    let name = &wire.link.name;
+    if wire.port.is_none() {
+        let view = ovsdb.view(&bridge.name)?;
+        let port = PortSpec {
+            name: name.clone(),
+            interface_type: String::new(),
+            // The real network's VLANs are the user's: an uplink carries them all.
+            vlan: PortVlan::all(),
+            ofport_request: None,
+            mac: None,
+            mtu_request: None,
+            protected: false,
+            external_ids: role(ROLE_UPLINK),
+            interface_external_ids: BTreeMap::new(),
+        };
+        ovsdb.add_port(&view.bridge, &port)?;
+        ovsdb.wait_open(name, OPEN_DEADLINE)?;
+        acts.push(format!("{name} plugged in"));
+    }
+    // Also one that was plugged in before a reboot: a boot leaves it down.
+    if !wire.link.up {
+        book.note(&bridge.name, |done| remember(&mut done.raised_uplinks, name.clone()))?;
+        netlink.set_up(wire.link.index, true)?;
+        acts.push(format!("{name} set up"));
+    }
     Ok(())
 }
 
-fn add_default_route(
-    netlink: &mut Netlink,
-    index: u32,
-    gateway: IpAddr,
-    done: &mut Done,
+/// Asks ovs-vswitchd for the MTU; false if it was asked already. An adopted bridge gets its own
+/// wish back from `down`.
+fn set_mtu(
+    bridge: &config::Bridge,
+    mtu: u32,
+    ours: bool,
+    ovsdb: &mut Client,
+    book: &mut Book,
 ) -> Result<bool, Error> {
-    let route = default_route(gateway);
-    let there = netlink.routes(None)?.iter().any(|found| {
-        found.oif == Some(index) && found.route.dst == route.dst && found.route.gw == route.gw
-    });
-    if there {
+    let before = ovsdb.port(&bridge.name)?.and_then(|port| port.mtu_request);
+    if before == Some(mtu) {
         return Ok(false);
     }
-    netlink.replace_route(&route, Some(index))?;
-    done.gateways.push(gateway);
+    if !ours {
+        book.note(&bridge.name, |done| {
+            done.mtu_before.get_or_insert(before);
+        })?;
+    }
+    ovsdb.set_mtu(&bridge.name, Some(mtu))?;
     Ok(true)
+}
+
+/// Takes away what an earlier configuration wanted and this one does not.
+fn retire(
+    bridge: &config::Bridge,
+    ovsdb: &mut Client,
+    netlink: &mut Netlink,
+    link: &Link,
+    book: &mut Book,
+    acts: &mut Vec<String>,
+) -> Result<(), Error> {
+    let (wanted, gateway) = match &bridge.mode {
+        Mode::Direct { gateway, uplink, .. } => (uplink.as_ref(), *gateway),
+        Mode::Nat { .. } => (None, None),
+    };
+    for port in uplinks(ovsdb)? {
+        if port.bridge.as_ref() == Some(&bridge.name) && Some(&port.name) != wanted {
+            unplug_uplink(&bridge.name, &port, ovsdb, netlink, book)?;
+            acts.push(format!("{} unplugged", port.name));
+        }
+    }
+    let done = book.of(&bridge.name);
+    for old in done.gateways.iter().filter(|old| Some(**old) != gateway) {
+        if netlink.delete_route(&default_route(*old), Some(link.index))? {
+            acts.push(format!("default route via {old} removed"));
+        }
+        book.note(&bridge.name, |done| done.gateways.retain(|other| other != old))?;
+    }
+    for old in done.addresses.iter().filter(|old| !bridge.addresses().contains(old)) {
+        if netlink.delete_address(link.index, *old)? {
+            acts.push(format!("{old} removed"));
+        }
+        book.note(&bridge.name, |done| done.addresses.retain(|other| other != old))?;
+    }
+    Ok(())
+}
+
+/// The uplinks we plugged in, on whatever bridge.
+pub(super) fn uplinks(ovsdb: &mut Client) -> Result<Vec<Port>, Error> {
+    Ok(ovsdb.ports_with(&role(ROLE_UPLINK))?)
+}
+
+/// Unplugs an uplink and lowers it if it was down before.
+fn unplug_uplink(
+    bridge: &IfName,
+    port: &Port,
+    ovsdb: &mut Client,
+    netlink: &mut Netlink,
+    book: &mut Book,
+) -> Result<(), Error> {
+    let generation = ovsdb.delete_ports(std::slice::from_ref(&port.uuid))?;
+    // A switch that does not run holds nothing; one that hangs must not keep the rest waiting.
+    ovsdb.wait_applied(generation, OVSDB_DEADLINE)?;
+    lower(bridge, &port.name, netlink, book)
+}
+
+/// Lowers an uplink that we raised, unless somebody uses it by now.
+fn lower(
+    bridge: &IfName,
+    uplink: &IfName,
+    netlink: &mut Netlink,
+    book: &mut Book,
+) -> Result<(), Error> {
+    if !book.of(bridge).raised_uplinks.contains(uplink) {
+        return Ok(());
+    }
+    if let Some(link) = netlink.link(uplink)?
+        && link.master.is_none()
+        && addresses_of(netlink, &link)?.is_empty()
+    {
+        netlink.set_up(link.index, false)?;
+    }
+    book.note(bridge, |done| done.raised_uplinks.retain(|other| other != uplink))
+}
+
+/// Whether the default route via `gateway` exists out of the bridge's interface `index`; an error
+/// if another one stands in its place, which the kernel would replace.
+fn default_route_is_there(
+    bridge: &config::Bridge,
+    netlink: &mut Netlink,
+    index: Option<u32>,
+    gateway: IpAddr,
+) -> Result<bool, Error> {
+    let route = default_route(gateway);
+    let same_place = |there: &&InstalledRoute| there.route.dst == route.dst;
+    let routes = netlink.routes(Some(MAIN))?;
+    let mut found = false;
+    for there in routes.iter().filter(same_place) {
+        if there.route.gw == route.gw && index.is_some() && there.oif == index {
+            found = true;
+        } else if there.route.priority == route.priority && there.protocol != PROTOCOL {
+            let owner = match there.oif {
+                Some(oif) => netlink.link_by_index(oif)?.map(|link| link.name.to_string()),
+                None => None,
+            };
+            return Err(Error::RouteTaken {
+                bridge: bridge.name.clone(),
+                gateway,
+                metric: ROUTE_METRIC,
+                owner: owner.unwrap_or_else(|| "another device".to_owned()),
+            });
+        }
+    }
+    Ok(found)
 }
 
 fn default_route(gateway: IpAddr) -> Route {
@@ -215,58 +431,59 @@ fn default_route(gateway: IpAddr) -> Route {
 }
 
 /// Undoes [`ensure`] as far as it was ours: our bridge goes, an adopted one loses what we added.
+/// Returns what was done.
 pub(super) fn remove(
-    bridge: &config::Bridge,
+    name: &IfName,
     ovsdb: &mut Client,
     netlink: &mut Netlink,
-    done: &Done,
-) -> Result<bool, Error> {
-    let row = match ovsdb.view(&bridge.name) {
-        Ok(view) => view.bridge,
-        Err(ovsdb::Error::NoBridge { .. }) => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
-    let mut changed = false;
-    if let Mode::Direct { uplink: Some(uplink), .. } = &bridge.mode
-        && let Some(port) = ovsdb.port(uplink)?
-        && port.external_ids.get("ovs-agent-role").is_some_and(|role| role == ROLE_UPLINK)
-    {
-        ovsdb.delete_ports(&[port.uuid])?;
-        if let Some(link) = netlink.link(uplink)?.filter(|_| done.uplink_raised) {
-            netlink.set_up(link.index, false)?;
+    book: &mut Book,
+) -> Result<Vec<String>, Error> {
+    let mut acts = Vec::new();
+    for port in uplinks(ovsdb)? {
+        if port.bridge.as_ref() == Some(name) {
+            unplug_uplink(name, &port, ovsdb, netlink, book)?;
+            acts.push(format!("{} unplugged", port.name));
         }
-        changed = true;
     }
-    if row.external_ids.get("ovs-agent-role").is_some_and(|role| role == "bridge") {
-        let removed = ovsdb.delete_bridge(&bridge.name)?;
-        wait_until_gone(netlink, &bridge.name, OPEN_DEADLINE)?;
-        return Ok(removed);
+    let done = book.of(name);
+    // Unplugged by an earlier call that did not get to the end.
+    for uplink in &done.raised_uplinks {
+        lower(name, uplink, netlink, book)?;
     }
-    if let Some(link) = netlink.link(&bridge.name)? {
+    let Some(row) = row(name, ovsdb)? else { return Ok(acts) };
+    if role_of(&row.external_ids) == Some(ROLE_BRIDGE) {
+        ovsdb.delete_bridge(name)?;
+        wait_until_gone(netlink, name)?;
+        acts.push("removed".to_owned());
+        return Ok(acts);
+    }
+    if let Some(before) = done.mtu_before {
+        ovsdb.set_mtu(name, before)?;
+        acts.push("MTU given back".to_owned());
+    }
+    if let Some(link) = netlink.link(name)? {
         for gateway in &done.gateways {
-            changed |= netlink.delete_route(&default_route(*gateway), Some(link.index))?;
+            if netlink.delete_route(&default_route(*gateway), Some(link.index))? {
+                acts.push(format!("default route via {gateway} removed"));
+            }
         }
         for address in &done.addresses {
-            changed |= netlink.delete_address(link.index, *address)?;
+            if netlink.delete_address(link.index, *address)? {
+                acts.push(format!("{address} removed"));
+            }
         }
-        if done.raised {
+        if done.raised && link.up {
             netlink.set_up(link.index, false)?;
-            changed = true;
+            acts.push("set down".to_owned());
         }
     }
-    Ok(changed)
+    Ok(acts)
 }
 
 /// Waits for ovs-vswitchd to take an interface away.
-fn wait_until_gone(netlink: &mut Netlink, name: &IfName, deadline: Duration) -> Result<(), Error> {
-    let start = Instant::now();
-    while netlink.link(name)?.is_some() {
-        if start.elapsed() >= deadline {
-            return Err(Error::InterfaceStays { bridge: name.clone(), waited: deadline });
-        }
-        thread::sleep(Duration::from_millis(2));
-    }
-    Ok(())
+pub(super) fn wait_until_gone(netlink: &mut Netlink, name: &IfName) -> Result<(), Error> {
+    let gone = poll(|| Ok(netlink.link(name)?.is_none().then_some(())))?;
+    gone.ok_or_else(|| Error::InterfaceStays { interface: name.clone(), waited: OPEN_DEADLINE })
 }
 
 /// Waits for an interface that ovs-vswitchd is about to make.
@@ -275,13 +492,30 @@ pub(super) fn wait_for_link(
     name: &IfName,
     deadline: Duration,
 ) -> Result<Link, Error> {
+    let found = poll_for(deadline, || Ok(netlink.link(name)?))?;
+    found.ok_or_else(|| Error::NoInterface { interface: name.clone(), waited: deadline })
+}
+
+/// Waits for ovs-vswitchd to set the MTU.
+fn wait_for_mtu(netlink: &mut Netlink, name: &IfName, mtu: u32) -> Result<Link, Error> {
+    let found = poll(|| Ok(netlink.link(name)?.filter(|link| link.mtu == mtu)))?;
+    found.ok_or_else(|| Error::Mtu { interface: name.clone(), mtu, waited: OPEN_DEADLINE })
+}
+
+fn poll<T>(probe: impl FnMut() -> Result<Option<T>, Error>) -> Result<Option<T>, Error> {
+    poll_for(OPEN_DEADLINE, probe)
+}
+
+/// Asks until there is an answer; `None` after `deadline`.
+fn poll_for<T>(
+    deadline: Duration,
+    mut probe: impl FnMut() -> Result<Option<T>, Error>,
+) -> Result<Option<T>, Error> {
     let start = Instant::now();
     loop {
-        if let Some(link) = netlink.link(name)? {
-            return Ok(link);
-        }
-        if start.elapsed() >= deadline {
-            return Err(Error::NoInterface { bridge: name.clone(), waited: deadline });
+        let found = probe()?;
+        if found.is_some() || start.elapsed() >= deadline {
+            return Ok(found);
         }
         thread::sleep(Duration::from_millis(2));
     }

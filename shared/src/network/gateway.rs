@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, Network, OPEN_DEADLINE, bridge};
-use crate::address;
+use super::{Error, Network, OPEN_DEADLINE, OWNER, bridge, place};
+use crate::address::{self, Subnet};
 use crate::config::{Config, Mode, Uplink};
 use crate::link::Netlink;
 use crate::mac::Mac;
@@ -54,8 +54,11 @@ impl<'a> Networks<'a> {
 
     /// What nftables and routing must do for all networks.
     pub fn segments(&self) -> Result<Vec<nat::Segment>, Error> {
-        let networks = self.all()?;
-        Ok(networks.iter().filter(|network| network.gateway).map(|n| self.segment(n)).collect())
+        Ok(self.segments_of(&self.all()?))
+    }
+
+    fn segments_of(&self, networks: &[Network]) -> Vec<nat::Segment> {
+        networks.iter().filter(|network| network.gateway).map(|n| self.segment(n)).collect()
     }
 
     /// What nftables and routing must do for one network.
@@ -95,9 +98,12 @@ impl<'a> Networks<'a> {
         if network.gateway {
             self.make_gateway(&network, netlink)?;
         }
-        state::write(&path, &network)?;
-        nat::apply(&self.state, &self.segments()?)?;
-        Ok(())
+        let mut networks = self.all()?;
+        networks.retain(|other| (&other.bridge, other.vlan) != (&network.bridge, network.vlan));
+        networks.push(network.clone());
+        nat::apply(&self.state, &self.segments_of(&networks))?;
+        // Last: a network that is written down is whole.
+        Ok(state::write(&path, &network)?)
     }
 
     fn is_made(&self, path: &Path, network: &Network) -> Result<bool, Error> {
@@ -110,61 +116,102 @@ impl<'a> Networks<'a> {
         }))
     }
 
+    /// A subnet lives in one place: a network of ours, or a bridge on which the host has an
+    /// address in it.
     fn refuse_overlap(&self, network: &Network) -> Result<(), Error> {
-        for other in self.all()? {
-            for new in &network.subnets {
-                for old in &other.subnets {
-                    let same_place = other.bridge == network.bridge && other.vlan == network.vlan;
-                    if address::overlaps(new.net, old.net) && !(same_place && new.net == old.net) {
-                        return Err(Error::Overlap {
-                            subnet: new.net,
-                            place: network.place(),
-                            other: old.net,
-                            other_place: other.place(),
-                        });
-                    }
+        let networks = self.all()?;
+        let ours = networks.iter().flat_map(|other| {
+            other.subnets.iter().map(|subnet| (&other.bridge, other.vlan, subnet.net))
+        });
+        let hosts = self.config.subnets();
+        let hosts = hosts.map(|(bridge, net)| (&bridge.name, VlanId::UNTAGGED, net));
+        for (bridge, vlan, other) in ours.chain(hosts) {
+            let same_place = *bridge == network.bridge && vlan == network.vlan;
+            for Subnet { net, .. } in &network.subnets {
+                if address::overlaps(*net, other) && !(same_place && *net == other) {
+                    return Err(Error::Overlap {
+                        subnet: *net,
+                        place: network.place(),
+                        other,
+                        other_place: place(bridge, vlan),
+                    });
                 }
             }
         }
         Ok(())
     }
 
+    /// Makes or repairs the gateway port of a network; returns what was done.
     pub(super) fn make_gateway(
         &self,
         network: &Network,
         netlink: &mut Netlink,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<String>, Error> {
+        let mut acts = Vec::new();
         let name = gateway_port(network);
-        if network.vlan != VlanId::UNTAGGED {
-            let mut ovsdb = Client::connect(&self.config.ovsdb, bridge::OVSDB_DEADLINE)?;
-            let view = ovsdb.view(&network.bridge)?;
-            let mtu = netlink.link(&network.bridge)?.map(|link| link.mtu);
-            let port = PortSpec {
-                name: name.clone(),
-                interface_type: "internal".to_owned(),
-                vlan: PortVlan::access(network.vlan),
-                ofport_request: None,
-                mac: Some(Mac::from_hash(format!("gateway {name}").as_bytes())),
-                mtu_request: mtu,
-                protected: false,
-                external_ids: role(ROLE_GATEWAY),
-                interface_external_ids: BTreeMap::new(),
-            };
-            match ovsdb.add_port(&view.bridge, &port) {
-                Ok(()) | Err(ovsdb::Error::PortExists { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
-            ovsdb.wait_open(&name, OPEN_DEADLINE)?;
+        if network.vlan != VlanId::UNTAGGED && self.add_gateway_port(network, &name, netlink)? {
+            acts.push("made".to_owned());
         }
         let link = bridge::wait_for_link(netlink, &name, OPEN_DEADLINE)?;
         for address in network.gateway_addresses() {
-            netlink.add_address(link.index, address)?;
+            if netlink.add_address(link.index, address)? {
+                acts.push(format!("{address} added"));
+            }
         }
-        if network.vlan != VlanId::UNTAGGED && !link.up {
-            bridge::skip_address_detection(&name)?;
+        if !link.up {
+            if network.vlan != VlanId::UNTAGGED {
+                bridge::skip_address_detection(&name)?;
+            }
+            netlink.set_up(link.index, true)?;
+            acts.push("set up".to_owned());
         }
-        netlink.set_up(link.index, true)?;
-        Ok(())
+        Ok(acts)
+    }
+
+    /// False if it was there.
+    fn add_gateway_port(
+        &self,
+        network: &Network,
+        name: &IfName,
+        netlink: &mut Netlink,
+    ) -> Result<bool, Error> {
+        let mut ovsdb = Client::connect(&self.config.ovsdb, bridge::OVSDB_DEADLINE)?;
+        let view = ovsdb.view(&network.bridge)?;
+        let mtu = netlink.link(&network.bridge)?.map(|link| link.mtu);
+        let port = PortSpec {
+            name: name.clone(),
+            interface_type: "internal".to_owned(),
+            vlan: PortVlan::access(network.vlan),
+            ofport_request: None,
+            mac: Some(Mac::from_hash(format!("gateway {name}").as_bytes())),
+            mtu_request: mtu,
+            protected: false,
+            external_ids: role(ROLE_GATEWAY),
+            interface_external_ids: BTreeMap::new(),
+        };
+        let added = match ovsdb.add_port(&view.bridge, &port) {
+            Ok(()) => true,
+            Err(ovsdb::Error::PortExists { .. }) => {
+                let there = ovsdb.port(name)?;
+                let ours = there.as_ref().is_some_and(|there| {
+                    bridge::role_of(&there.external_ids) == Some(ROLE_GATEWAY)
+                        && there.bridge.as_ref() == Some(&network.bridge)
+                });
+                if !ours {
+                    let owner = there.and_then(|there| there.bridge);
+                    return Err(Error::PortTaken {
+                        port: name.clone(),
+                        place: network.place(),
+                        owner: owner
+                            .map_or_else(|| "somebody else".to_owned(), |b| format!("bridge {b}")),
+                    });
+                }
+                false
+            }
+            Err(error) => return Err(error.into()),
+        };
+        ovsdb.wait_open(name, OPEN_DEADLINE)?;
+        Ok(added)
     }
 
     fn path(&self, network: &Network) -> PathBuf {
@@ -175,7 +222,7 @@ impl<'a> Networks<'a> {
 /// `external_ids` of a port that is ours but no attachment.
 pub(super) fn role(role: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
-        ("owner".to_owned(), "ovs-agent".to_owned()),
+        ("owner".to_owned(), OWNER.to_owned()),
         ("ovs-agent-role".to_owned(), role.to_owned()),
     ])
 }
@@ -206,7 +253,7 @@ fn merge(network: &mut Network, before: Network) -> Result<(), Error> {
                     |ip: Option<std::net::IpAddr>| ip.map_or_else(String::new, |ip| ip.to_string());
                 return Err(Error::OtherGateway {
                     subnet: new.net,
-                    place: format!("{} VLAN {}", network.bridge, network.vlan),
+                    place: place(&network.bridge, network.vlan),
                     found: word(old.gateway),
                     wanted: word(new.gateway),
                 });
@@ -222,7 +269,6 @@ fn merge(network: &mut Network, before: Network) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::address::Subnet;
 
     fn network(vlan: u64, gateway: &str) -> Network {
         Network {

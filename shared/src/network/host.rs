@@ -1,15 +1,16 @@
 //! `up` and `down`: the whole host as the configuration wants it, and back.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 
-use super::Error;
-use super::bridge::{self, Done};
-use super::gateway::Networks;
-use crate::config::Config;
+use super::bridge::{self, ROLE_BRIDGE, is_ours, role_of};
+use super::done::Book;
+use super::gateway::{Networks, ROLE_GATEWAY, gateway_port, role};
+use super::{Error, listed};
+use crate::config::{Config, Mode, Uplink};
 use crate::link::Netlink;
+use crate::name::IfName;
 use crate::nat;
-use crate::ovsdb::Client;
+use crate::ovsdb::{Client, vswitchd};
 use crate::state::{self, State};
 
 /// What one step of `up` or `down` came to, for people.
@@ -17,77 +18,132 @@ use crate::state::{self, State};
 pub struct Step {
     /// "bridge ovsbr1", "NAT".
     pub what: String,
-    /// Whether anything had to be changed.
-    pub changed: bool,
+    /// What was done, in words: "made", "10.200.0.1/24 added"; empty if everything stood already.
+    pub acts: Vec<String>,
 }
 
-/// What `up` did, bridge by bridge, for `down`. Dies with the boot, as addresses do.
-type Ledgered = BTreeMap<String, Done>;
+impl Step {
+    fn new(what: impl Into<String>, acts: Vec<String>) -> Self {
+        Self { what: what.into(), acts }
+    }
+
+    fn of(what: impl Into<String>, changed: bool, act: &str) -> Self {
+        Self::new(what, if changed { vec![act.to_owned()] } else { Vec::new() })
+    }
+}
 
 /// Brings up bridges, uplinks, addresses, routes, forwarding and NAT. What stands is left alone:
-/// a second `up` changes nothing.
+/// a second `up` changes nothing. What cannot be done is refused before anything is changed.
 pub fn up(config: &Config) -> Result<Vec<Step>, Error> {
     let state = State::new(config.state_dir.clone());
+    // A switch that does not open ports would leave a bridge half made.
+    let mut ovsdb = Client::connect(&config.ovsdb, bridge::OVSDB_DEADLINE)?;
+    vswitchd::alive(&config.ovsdb, vswitchd::DEADLINE)?;
+    let mut netlink = Netlink::open()?;
     state.prepare()?;
     let _lock = state.lock("networks")?;
-    let mut ovsdb = Client::connect(&config.ovsdb, bridge::OVSDB_DEADLINE)?;
-    let mut netlink = Netlink::open()?;
-    let path = done_path(&state);
-    let mut done: Ledgered = state::read(&path)?.unwrap_or_default();
+    check(config, &mut ovsdb, &mut netlink)?;
+    let mut book = Book::open(&state)?;
     let mut steps = Vec::new();
     for bridge in &config.bridges {
-        let entry = done.entry(bridge.name.to_string()).or_default();
-        let result = bridge::ensure(bridge, &mut ovsdb, &mut netlink, entry);
-        // Whatever was done so far must be undone by `down`, also after an error.
-        state::write(&path, &done)?;
-        steps.push(Step { what: format!("bridge {}", bridge.name), changed: result? });
+        let acts = bridge::ensure(bridge, &mut ovsdb, &mut netlink, &mut book)?;
+        steps.push(Step::new(format!("bridge {}", bridge.name), acts));
     }
     let networks = Networks::new(config);
     for network in networks.made()? {
-        networks.make_gateway(&network, &mut netlink)?;
+        if network.gateway {
+            let acts = networks.make_gateway(&network, &mut netlink)?;
+            steps.push(Step::new(format!("gateway {}", gateway_port(&network)), acts));
+        }
     }
     let mut changed = nat::apply(&state, &networks.segments()?)?;
     changed |= nat::tagged::ensure().map_err(nat::Error::from)?;
-    steps.push(Step { what: "forwarding, NAT and guard".to_owned(), changed });
+    steps.push(Step::of("forwarding, NAT and guard", changed, "set"));
     Ok(steps)
 }
 
+/// Looks at everything `up` could stumble over; changes nothing.
+fn check(config: &Config, ovsdb: &mut Client, netlink: &mut Netlink) -> Result<(), Error> {
+    for bridge in &config.bridges {
+        bridge::check(bridge, ovsdb, netlink)?;
+        if let Mode::Nat { uplink: Uplink::Named(uplink), .. } = &bridge.mode
+            && config.bridge(uplink).is_none()
+            && netlink.link(uplink)?.is_none()
+        {
+            return Err(Error::NoUplink { uplink: uplink.clone(), bridge: bridge.name.clone() });
+        }
+    }
+    Ok(())
+}
+
 /// Removes what is ours and nothing else: a bridge that stood before `up` stays, without what `up`
-/// added to it.
-pub fn down(config: &Config) -> Result<Vec<Step>, Error> {
+/// added to it. Ports of others on a bridge of ours are an error, unless `force` says so.
+pub fn down(config: &Config, force: bool) -> Result<Vec<Step>, Error> {
     let state = State::new(config.state_dir.clone());
+    let mut ovsdb = Client::connect(&config.ovsdb, bridge::OVSDB_DEADLINE)?;
+    let mut netlink = Netlink::open()?;
     state.prepare()?;
     let _lock = state.lock("networks")?;
+    let mut book = Book::open(&state)?;
+    let (ours, all) = bridges(config, &book, &mut ovsdb)?;
+    if !force {
+        refuse_foreign_ports(&ours, &mut ovsdb)?;
+    }
     let mut steps = Vec::new();
     let mut changed = nat::tagged::remove().map_err(nat::Error::from)?;
     changed |= nat::remove(&state)?;
-    steps.push(Step { what: "forwarding, NAT and guard".to_owned(), changed });
-    let mut ovsdb = Client::connect(&config.ovsdb, bridge::OVSDB_DEADLINE)?;
-    let mut netlink = Netlink::open()?;
-    let gateways: Vec<_> = ovsdb
-        .ports_with(&super::gateway::role(super::gateway::ROLE_GATEWAY))?
-        .into_iter()
-        .map(|port| port.uuid)
-        .collect();
+    steps.push(Step::of("forwarding, NAT and guard", changed, "removed"));
+    let gateways = ovsdb.ports_with(&role(ROLE_GATEWAY))?;
     if !gateways.is_empty() {
-        ovsdb.delete_ports(&gateways)?;
-        steps.push(Step { what: format!("{} gateway ports", gateways.len()), changed: true });
+        let uuids: Vec<_> = gateways.iter().map(|port| port.uuid.clone()).collect();
+        ovsdb.delete_ports(&uuids)?;
+        for port in gateways {
+            bridge::wait_until_gone(&mut netlink, &port.name)?;
+            steps.push(Step::of(format!("gateway {}", port.name), true, "removed"));
+        }
     }
     for path in state::files(&state.networks())? {
         state::remove(&path)?;
     }
-    let path = done_path(&state);
-    let done: Ledgered = state::read(&path)?.unwrap_or_default();
-    for bridge in &config.bridges {
-        let nothing = Done::default();
-        let done = done.get(bridge.name.as_str()).unwrap_or(&nothing);
-        let changed = bridge::remove(bridge, &mut ovsdb, &mut netlink, done)?;
-        steps.push(Step { what: format!("bridge {}", bridge.name), changed });
+    for name in all {
+        let acts = bridge::remove(&name, &mut ovsdb, &mut netlink, &mut book)?;
+        steps.push(Step::new(format!("bridge {name}"), acts));
     }
-    state::remove(&path)?;
+    book.close()?;
     Ok(steps)
 }
 
-fn done_path(state: &State) -> PathBuf {
-    state.dir().join("up.json")
+/// The bridges we made, and all we may have touched: also those that an earlier configuration had.
+fn bridges(
+    config: &Config,
+    book: &Book,
+    ovsdb: &mut Client,
+) -> Result<(BTreeSet<IfName>, BTreeSet<IfName>), Error> {
+    let rows = ovsdb.bridges()?;
+    let ours: BTreeSet<_> = rows
+        .into_iter()
+        .filter(|row| role_of(&row.external_ids) == Some(ROLE_BRIDGE))
+        .map(|row| row.name)
+        .collect();
+    let mut all = ours.clone();
+    all.extend(config.bridges.iter().map(|bridge| bridge.name.clone()));
+    all.extend(book.bridges().cloned());
+    all.extend(bridge::uplinks(ovsdb)?.into_iter().filter_map(|port| port.bridge));
+    Ok((ours, all))
+}
+
+fn refuse_foreign_ports(ours: &BTreeSet<IfName>, ovsdb: &mut Client) -> Result<(), Error> {
+    let ports = ovsdb.ports()?;
+    for bridge in ours {
+        let foreign: Vec<_> = ports
+            .iter()
+            .filter(|port| port.bridge.as_ref() == Some(bridge) && port.name != *bridge)
+            .filter(|port| !is_ours(&port.external_ids))
+            .map(|port| &port.name)
+            .collect();
+        if !foreign.is_empty() {
+            return Err(Error::ForeignPorts { bridge: bridge.clone(), names: listed(&foreign) });
+        }
+    }
+    Ok(())
 }

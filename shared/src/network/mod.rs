@@ -3,10 +3,12 @@
 
 pub mod bridge;
 pub mod datapath;
+mod done;
 pub mod gateway;
 pub mod host;
 
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -18,6 +20,9 @@ use crate::error::{Fault, Kind};
 use crate::name::IfName;
 use crate::vlan::VlanId;
 use crate::{interfaces, link, lock, nat, ovsdb, state};
+
+/// `external_ids:owner` of every bridge and port of ours.
+pub const OWNER: &str = "ovs-agent";
 
 /// How long ovs-vswitchd may take to open a port of ours or to show a bridge's interface.
 pub(crate) const OPEN_DEADLINE: Duration = Duration::from_secs(10);
@@ -64,11 +69,7 @@ impl Network {
 
     /// Bridge and VLAN in words.
     pub fn place(&self) -> String {
-        if self.vlan == VlanId::UNTAGGED {
-            format!("{}, untagged", self.bridge)
-        } else {
-            format!("{}, VLAN {}", self.bridge, self.vlan)
-        }
+        place(&self.bridge, self.vlan)
     }
 
     /// The gateway's addresses.
@@ -77,6 +78,27 @@ impl Network {
             .iter()
             .filter_map(|subnet| IpNet::new(subnet.gateway?, subnet.net.prefix_len()).ok())
     }
+}
+
+/// Bridge and VLAN in words.
+fn place(bridge: &IfName, vlan: VlanId) -> String {
+    if vlan == VlanId::UNTAGGED {
+        format!("{bridge}, untagged")
+    } else {
+        format!("{bridge}, VLAN {vlan}")
+    }
+}
+
+/// How many names an error lists.
+const NAMES_SHOWN: usize = 5;
+
+/// Some names, for an error.
+pub(crate) fn listed<T: ToString>(names: &[T]) -> String {
+    let mut shown: Vec<_> = names.iter().take(NAMES_SHOWN).map(ToString::to_string).collect();
+    if names.len() > NAMES_SHOWN {
+        shown.push(format!("and {} more", names.len() - NAMES_SHOWN));
+    }
+    shown.join(", ")
 }
 
 /// Why a bridge or network is not as it should be.
@@ -134,19 +156,73 @@ pub enum Error {
         /// The bridge.
         bridge: IfName,
     },
-    /// The bridge's own interface did not appear.
-    #[error("interface {bridge} did not appear within {} s of making the bridge", waited.as_secs())]
-    NoInterface {
+    /// Something else has the bridge's name.
+    #[error("the name of bridge {bridge} is taken by {owner}")]
+    NameTaken {
         /// The bridge.
         bridge: IfName,
+        /// What has it.
+        owner: String,
+    },
+    /// Another default route has the metric of ours: the kernel would replace it.
+    #[error(
+        "bridge {bridge} cannot have a default route via {gateway}: there is one with metric \
+         {metric} already, out of {owner}"
+    )]
+    RouteTaken {
+        /// The bridge.
+        bridge: IfName,
+        /// The gateway of the configuration.
+        gateway: IpAddr,
+        /// The metric of both.
+        metric: u32,
+        /// The interface the other one leads to.
+        owner: String,
+    },
+    /// Somebody else plugged ports into a bridge of ours.
+    #[error("ports that are not ours hang on bridge {bridge}: {names}")]
+    ForeignPorts {
+        /// The bridge.
+        bridge: IfName,
+        /// Some of them.
+        names: String,
+    },
+    /// An internal port of ours has a name that another port has.
+    #[error("gateway port {port} of {place} cannot be made: {owner} has a port of that name")]
+    PortTaken {
+        /// Its name.
+        port: IfName,
+        /// The network.
+        place: String,
+        /// Who has it.
+        owner: String,
+    },
+    /// The interface of an internal port did not appear.
+    #[error("interface {interface} did not appear within {} s of making its port", waited.as_secs())]
+    NoInterface {
+        /// The interface.
+        interface: IfName,
         /// How long was waited.
         waited: Duration,
     },
-    /// The bridge's own interface did not go away.
-    #[error("interface {bridge} is still there {} s after its bridge was removed", waited.as_secs())]
+    /// The interface of an internal port did not go away.
+    #[error(
+        "interface {interface} is still there {} s after its port was removed",
+        waited.as_secs()
+    )]
     InterfaceStays {
-        /// The bridge.
-        bridge: IfName,
+        /// The interface.
+        interface: IfName,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The MTU did not become what it should be.
+    #[error("the MTU of {interface} did not become {mtu} within {} s", waited.as_secs())]
+    Mtu {
+        /// The interface.
+        interface: IfName,
+        /// The MTU asked for.
+        mtu: u32,
         /// How long was waited.
         waited: Duration,
     },
@@ -170,6 +246,9 @@ pub enum Error {
     /// Open vSwitch.
     #[error(transparent)]
     Ovsdb(#[from] ovsdb::Error),
+    /// ovs-vswitchd.
+    #[error(transparent)]
+    Vswitchd(#[from] ovsdb::vswitchd::Error),
     /// nftables, forwarding, policy routes.
     #[error(transparent)]
     Nat(#[from] nat::Error),
@@ -191,11 +270,18 @@ impl Fault for Error {
             Self::UplinkHasAddress { .. } | Self::UplinkTaken { .. } | Self::InUse { .. } => {
                 Kind::Conflict
             }
+            Self::NameTaken { .. }
+            | Self::RouteTaken { .. }
+            | Self::ForeignPorts { .. }
+            | Self::PortTaken { .. } => Kind::Conflict,
             Self::NoUplink { .. } => Kind::Missing,
-            Self::NoInterface { .. } | Self::InterfaceStays { .. } => Kind::Unavailable,
+            Self::NoInterface { .. } | Self::InterfaceStays { .. } | Self::Mtu { .. } => {
+                Kind::Unavailable
+            }
             Self::Datapath { .. } => Kind::System,
             Self::Link(error) => error.kind(),
             Self::Ovsdb(error) => error.kind(),
+            Self::Vswitchd(error) => error.kind(),
             Self::Nat(error) => error.kind(),
             Self::Interfaces(error) => error.kind(),
             Self::Lock(error) => error.kind(),
@@ -219,13 +305,31 @@ impl Fault for Error {
             Self::NoUplink { .. } => {
                 Some("see \"ip link\" for the names, and correct uplink".to_owned())
             }
+            Self::NameTaken { bridge, .. } => {
+                Some(format!("rename or remove that, or call bridge {bridge} otherwise"))
+            }
+            Self::RouteTaken { .. } => {
+                Some("give that route another metric, or leave gateway out".to_owned())
+            }
+            Self::ForeignPorts { .. } => Some(
+                "unplug them first (ovs-vsctl del-port), or say --force to remove them with the \
+                 bridge"
+                    .to_owned(),
+            ),
+            Self::PortTaken { port, .. } => {
+                Some(format!("remove it first (ovs-vsctl del-port {port})"))
+            }
             Self::NoInterface { .. } | Self::InterfaceStays { .. } => {
                 Some("see whether ovs-vswitchd runs (systemctl status ovs-vswitchd)".to_owned())
+            }
+            Self::Mtu { .. } => {
+                Some("see the log of ovs-vswitchd, or choose a smaller mtu".to_owned())
             }
             Self::InUse { .. } => Some("stop them, or say --force to unplug them".to_owned()),
             Self::Datapath { .. } => None,
             Self::Link(error) => error.hint(),
             Self::Ovsdb(error) => error.hint(),
+            Self::Vswitchd(error) => error.hint(),
             Self::Nat(error) => error.hint(),
             Self::Interfaces(error) => error.hint(),
             Self::Lock(error) => error.hint(),

@@ -125,13 +125,6 @@ impl Client {
             .collect()
     }
 
-    /// `Open_vSwitch.datapath_types`; empty until ovs-vswitchd has run once.
-    pub fn datapath_types(&mut self) -> Result<Vec<String>, Error> {
-        let results = self
-            .ask("read the datapath types", &[select(DATABASE, &json!([]), &["datapath_types"])])?;
-        self.read(self.root(&results[0])?.texts("datapath_types"))
-    }
-
     /// Makes a bridge with its local port; false if a bridge of that name exists (left as it is).
     /// [`Self::wait_open`] with the bridge's name waits for the local port. `fail_mode` stays
     /// unset: the bridge switches like any other without a controller.
@@ -198,19 +191,6 @@ impl Client {
             ],
         )?;
         Ok(true)
-    }
-
-    /// Merges keys into `Bridge.external_ids`, or removes keys whose value is `None`.
-    pub fn set_bridge_external_ids(
-        &mut self,
-        name: &IfName,
-        ids: &BTreeMap<String, Option<String>>,
-    ) -> Result<(), Error> {
-        let results = self.ask(
-            "set external_ids of a bridge",
-            &[mutate("Bridge", &by_name(name), &merge_external_ids(ids))],
-        )?;
-        if results[0]["count"] == 0 { Err(no_bridge(name)) } else { Ok(()) }
     }
 
     /// Adds a port in ONE transaction: guard that `bridge` is still the row seen, insert Interface
@@ -290,28 +270,9 @@ impl Client {
         }
     }
 
-    /// Corrects the VLAN columns, `protected` and merges `external_ids` of an existing port.
-    pub fn update_port(&mut self, uuid: &Uuid, port: &PortSpec) -> Result<(), Error> {
-        let ids = port.external_ids.iter().map(|(key, id)| (key.clone(), Some(id.clone())));
-        let results = self.ask(
-            "correct a port",
-            &[
-                json!({
-                    "op": "update", "table": "Port", "where": by_uuid(uuid), "row": port.port_row(),
-                }),
-                mutate("Port", &by_uuid(uuid), &merge_external_ids(&ids.collect())),
-                comment(&format!("correct port {}", port.name)),
-            ],
-        )?;
-        if results[0]["count"] == 0 {
-            return Err(Error::NoPort { port: port.name.to_string() });
-        }
-        Ok(())
-    }
-
-    /// Sets `mtu_request` of an interface that ovs-vswitchd made, in bytes.
-    pub fn set_mtu(&mut self, interface: &IfName, mtu: u32) -> Result<(), Error> {
-        let row = json!({ "mtu_request": mtu });
+    /// Sets `mtu_request` of an interface that ovs-vswitchd made, in bytes, or clears it.
+    pub fn set_mtu(&mut self, interface: &IfName, mtu: Option<u32>) -> Result<(), Error> {
+        let row = json!({ "mtu_request": rows::set(mtu) });
         let op = json!({
             "op": "update", "table": "Interface", "where": by_name(interface), "row": row,
         });
@@ -575,15 +536,4 @@ fn catch_up() -> Value {
 /// What the database's log says of the transaction.
 fn comment(text: &str) -> Value {
     json!({ "op": "comment", "comment": format!("ovs-agent: {text}") })
-}
-
-/// Single keys of `external_ids`. An insert leaves a key that exists as it is (RFC 7047 section
-/// 5.1, `<mutation>`), so each key is deleted first.
-fn merge_external_ids(ids: &BTreeMap<String, Option<String>>) -> Value {
-    let new: BTreeMap<_, _> =
-        ids.iter().filter_map(|(key, id)| Some((key.clone(), id.clone()?))).collect();
-    json!([
-        ["external_ids", "delete", rows::set(ids.keys().map(String::as_str))],
-        ["external_ids", "insert", rows::map(&new)],
-    ])
 }

@@ -101,6 +101,8 @@ pub struct Port {
     pub error: Option<String>,
     /// `Interface.ofport_request`.
     pub ofport_request: Option<u16>,
+    /// `Interface.mtu_request`.
+    pub mtu_request: Option<u32>,
 }
 
 pub(super) const BRIDGE_COLUMNS: [&str; 5] =
@@ -109,8 +111,8 @@ pub(super) const BRIDGE_COLUMNS: [&str; 5] =
 pub(super) const PORT_COLUMNS: [&str; 8] =
     ["_uuid", "name", "interfaces", "vlan_mode", "tag", "trunks", "protected", "external_ids"];
 
-pub(super) const INTERFACE_COLUMNS: [&str; 6] =
-    ["_uuid", "type", "ofport", "ifindex", "error", "ofport_request"];
+pub(super) const INTERFACE_COLUMNS: [&str; 7] =
+    ["_uuid", "type", "ofport", "ifindex", "error", "ofport_request", "mtu_request"];
 
 /// A column that is not what the schema says.
 #[derive(Debug, PartialEq, Eq)]
@@ -169,10 +171,6 @@ impl<'a> Row<'a> {
 
     pub(super) fn text(self, column: &str) -> Result<&'a str, BadColumn> {
         self.0[column].as_str().ok_or_else(|| self.bad(column, "a string"))
-    }
-
-    pub(super) fn texts(self, column: &str) -> Result<Vec<String>, BadColumn> {
-        self.set(column, "strings", |v| v.as_str().map(str::to_owned))
     }
 
     pub(super) fn number(self, column: &str) -> Result<u64, BadColumn> {
@@ -245,6 +243,8 @@ impl<'a> Row<'a> {
             error: interface.error()?,
             ofport_request: interface
                 .optional("ofport_request", "a port number", |v| u16::try_from(v.as_u64()?).ok())?,
+            mtu_request: interface
+                .optional("mtu_request", "an MTU", |v| u32::try_from(v.as_u64()?).ok())?,
         }))
     }
 
@@ -337,7 +337,7 @@ mod tests {
     fn interface_row() -> Value {
         json!({
             "type": "", "ofport": 3, "ifindex": ["set", []], "error": ["set", []],
-            "ofport_request": ["set", []],
+            "ofport_request": ["set", []], "mtu_request": ["set", []],
         })
     }
 

@@ -28,13 +28,17 @@ const SYSCTLS: [&str; 6] =
     ["forwarding", "force_forwarding", "accept_ra", "rp_filter", "proxy_arp", "arp_ignore"];
 
 /// Columns that move by themselves: counters, link state, what ovs-vswitchd reports back.
-const VOLATILE: [&str; 19] = [
+const VOLATILE: [&str; 23] = [
     "_version",
     "admin_state",
     "bond_active_slave",
     "cur_cfg",
     "datapath_id",
+    "datapath_types",
+    "dpdk_initialized",
+    "dpdk_version",
     "duplex",
+    "iface_types",
     "ifindex",
     "link_resets",
     "link_speed",

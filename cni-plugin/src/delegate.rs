@@ -1,11 +1,14 @@
 //! IPAM plugins: found in `CNI_PATH`, run with the runtime's variables, under a deadline.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::{Map, Value, json};
 use shared::error::{Fault, Kind};
 
@@ -54,7 +57,7 @@ pub(crate) enum Error {
         source: io::Error,
     },
     /// It did not end in time and was killed.
-    #[error("ipam plugin \"{kind}\" did not finish {verb} within {} s and was killed", waited.as_secs())]
+    #[error("ipam plugin \"{kind}\" did not finish {verb} within {} s and was killed", waited.as_secs_f32())]
     Timeout {
         /// Its type.
         kind: String,
@@ -151,6 +154,7 @@ pub(crate) struct Delegate<'a> {
     kind: &'a str,
     program: PathBuf,
     path: &'a str,
+    deadline: Duration,
 }
 
 impl<'a> Delegate<'a> {
@@ -168,7 +172,7 @@ impl<'a> Delegate<'a> {
         }
         let found = call.plugin_dirs().map(|dir| dir.join(kind)).find(|file| file.is_file());
         match found {
-            Some(program) => Ok(Self { kind, program, path: &call.path }),
+            Some(program) => Ok(Self { kind, program, path: &call.path, deadline: DEADLINE }),
             None => Err(Error::NotFound { kind: kind.to_owned(), path: call.path.clone() }),
         }
     }
@@ -261,13 +265,14 @@ impl<'a> Delegate<'a> {
             });
         }
         let start = Instant::now();
-        let received = receiver.recv_timeout(DEADLINE);
-        let status = wait(&mut child, start).map_err(|e| self.system("wait for", e))?;
+        let received = receiver.recv_timeout(self.deadline);
+        let status =
+            wait(&mut child, start, self.deadline).map_err(|e| self.system("wait for", e))?;
         let (Ok(received), Some(status)) = (received, status) else {
             return Err(Error::Timeout {
                 kind: self.kind.to_owned(),
                 verb: verb.as_str(),
-                waited: DEADLINE,
+                waited: self.deadline,
             });
         };
         let text = received.map_err(|source| self.system("read from", source))?;
@@ -289,6 +294,8 @@ impl<'a> Delegate<'a> {
                 .env("CNI_PATH", self.path)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
+                // What it starts is killed with it.
+                .process_group(0)
                 .spawn();
             match spawned {
                 Err(error)
@@ -327,18 +334,78 @@ impl<'a> Delegate<'a> {
 
 /// Waits for the end of a child whose output has ended, until the deadline; then kills it and
 /// returns `None`.
-fn wait(child: &mut Child, start: Instant) -> io::Result<Option<std::process::ExitStatus>> {
+fn wait(child: &mut Child, start: Instant, deadline: Duration) -> io::Result<Option<ExitStatus>> {
     let mut pause = Duration::from_micros(100);
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
-        if start.elapsed() >= DEADLINE {
-            child.kill()?;
+        if start.elapsed() >= deadline {
+            if let Ok(group) = i32::try_from(child.id()) {
+                killpg(Pid::from_raw(group), Signal::SIGKILL)?;
+            }
             child.wait()?;
             return Ok(None);
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Runs `script` as an IPAM plugin that has `deadline`.
+    fn add(script: &str, deadline: Duration, config: &Value) -> Result<Map<String, Value>, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("fake");
+        std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let delegate = Delegate { kind: "fake", program, path: "/x", deadline };
+        let subject = Subject { container: "web", ifname: "eth0", netns: "/n", args: "A=1" };
+        delegate.add(&mut config.as_object().unwrap().clone(), subject)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn one_that_hangs_is_killed_at_the_deadline() {
+        for script in ["exec sleep 60", "exec >&-; sleep 60"] {
+            let start = Instant::now();
+            let error = add(script, Duration::from_millis(300), &json!({})).unwrap_err();
+            assert!(matches!(error, Error::Timeout { .. }), "{error}");
+            assert!(start.elapsed() < Duration::from_secs(10));
+        }
+    }
+
+    #[test]
+    fn one_that_reads_nothing_holds_nobody_up() {
+        let config = json!({"name": "x".repeat(1 << 20)});
+        assert_eq!(add("echo '{}'", LONG, &config).unwrap(), Map::new());
+    }
+
+    #[test]
+    fn it_gets_the_variables_and_the_configuration() {
+        let script = r#"read -r conf
+            printf '{"conf": %s, "vars": "%s"}' "$conf" \
+              "$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS $CNI_ARGS $CNI_PATH""#;
+        let answer = add(script, LONG, &json!({"name": "net"})).unwrap();
+        assert_eq!(answer["vars"], "ADD web eth0 /n A=1 /x");
+        assert_eq!(answer["conf"], json!({"name": "net"}));
+    }
+
+    #[test]
+    fn one_that_is_too_old_is_asked_in_its_own_version() {
+        let script = r#"conf=$(cat)
+            case "$CNI_COMMAND $conf" in
+            VERSION*) echo '{"SupportedVersions": ["0.1.0", "0.4.0", "9.0.0"]}' ;;
+            *'"0.4.0"'*) echo '{"asked": "0.4.0"}' ;;
+            *) echo '{"code": 1, "msg": "too new"}'; exit 1 ;;
+            esac"#;
+        let answer = add(script, LONG, &json!({"CniVersion": "1.1.0"})).unwrap();
+        assert_eq!(answer["asked"], "0.4.0");
     }
 }

@@ -92,6 +92,11 @@ impl Engine {
         self.undo(key)
     }
 
+    /// The name the template gives the port of `key`, unless it is taken.
+    pub(super) fn first_name(&self, key: &Key) -> IfName {
+        self.config().naming_template.render(&key.container, index(&key.ifname), 0)
+    }
+
     fn complete(&self, record: &mut Record) -> Result<(), Error> {
         record.complete = true;
         self.save(record)?;
@@ -168,11 +173,7 @@ impl Walk<'_> {
             Some(mtu) => mtu,
             None => netlink.link(&request.bridge)?.map_or(DEFAULT_MTU, |link| link.mtu),
         };
-        let port = self.engine.config().naming_template.render(
-            &request.key.container,
-            index(&request.key.ifname),
-            0,
-        );
+        let port = self.engine.first_name(&request.key);
         Ok(Record {
             key: request.key.clone(),
             runtime: request.runtime,

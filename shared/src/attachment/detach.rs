@@ -68,6 +68,14 @@ impl Engine {
                 remains.push(format!("its port: {}", sentence(&error)));
             }
         }
+        let known = !names.is_empty();
+        if record.is_none() {
+            // Record and row may both be lost; the first choice of the template never is, and its
+            // MAC proves whose it is.
+            let name = self.first_name(key);
+            let mac = owner::host_mac(key, &name);
+            names.insert(name, mac);
+        }
         let mut deleted = false;
         for (name, mac) in &names {
             match delete_host_end(name, *mac) {
@@ -99,7 +107,7 @@ impl Engine {
         if !remains.is_empty() {
             return Err(Error::Remains { key: key.clone(), what: remains.join("; ") });
         }
-        Ok(freed > 0 || !names.is_empty())
+        Ok(freed > 0 || known || deleted)
     }
 
     /// Removes the ports that say they belong to `key`; returns their names.

@@ -65,6 +65,7 @@ fn del_succeeds_whatever_is_gone_already() {
             host.sh(&format!("PORT={}; {damage}", port(&result)));
             let reply = host.plugin().del(web, conf);
             assert!(reply.ok(), "after {damage}: {}", reply.output);
+            assert_eq!(traces(host), "", "after {damage}");
         });
     }
 }
@@ -96,7 +97,7 @@ fn del_succeeds_without_the_bridge() {
 /// What is left of web: its port, its host end, its leases.
 fn traces(host: &Host) -> String {
     host.sh("ovs-vsctl list-ports ovsbr1; ip -br link | grep veth || true; \
-         find /run/ovs-port-agent/attachments /run/ovs-port-agent/leases -name '*web*'")
+         find /run/ovs-port-agent -type f -path '*/attachments/*' -o -type f -path '*/leases/*/10.*'")
 }
 
 #[test]

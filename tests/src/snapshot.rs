@@ -71,8 +71,8 @@ impl Snapshot {
         let mut this = Self { sections: BTreeMap::new() };
         this.add("links", ["ip", "-o", "-d", "link"], link);
         this.add("addresses", ["ip", "-o", "address"], address);
-        this.add("routes", ["ip", "-o", "-4", "route", "show", "table", "all"], plain);
-        this.add("routes6", ["ip", "-o", "-6", "route", "show", "table", "all"], expiry);
+        this.add("routes", ["ip", "-o", "-4", "route", "show", "table", "all"], route);
+        this.add("routes6", ["ip", "-o", "-6", "route", "show", "table", "all"], route);
         this.add("rules", ["ip", "-4", "rule"], plain);
         this.add("rules6", ["ip", "-6", "rule"], plain);
         this.add("nft", ["nft", "list", "ruleset"], counter);
@@ -201,13 +201,24 @@ fn link(line: &str) -> Option<String> {
     Some(words.join(" "))
 }
 
+/// Without link-local addresses, which come with the carrier.
 fn address(line: &str) -> Option<String> {
     let line = line.split_once(": ")?.1.replace('\\', " ");
+    if line.contains("inet6 fe80::") {
+        return None;
+    }
     let words = line.split_whitespace().filter(|word| *word != "tentative");
     Some(words.take_while(|word| *word != "valid_lft").collect::<Vec<_>>().join(" "))
 }
 
-fn expiry(line: &str) -> Option<String> {
+/// Without what the kernel adds by itself, sooner or later, to a link that got its carrier: routes
+/// to multicast, to link-local and to the host's own IPv6 addresses.
+fn route(line: &str) -> Option<String> {
+    let own = ["local ", "anycast ", "multicast ", "fe80::", "ff00::"];
+    if line.contains("fe80::") || line.contains(':') && own.iter().any(|way| line.starts_with(way))
+    {
+        return None;
+    }
     let mut words = Vec::new();
     let mut all = line.split_whitespace();
     while let Some(word) = all.next() {

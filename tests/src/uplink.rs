@@ -1,7 +1,9 @@
 //! An interface that plays a physical one, with a LAN and an internet behind it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
+use crate::command::poll;
 use crate::container::Container;
 use crate::host::Host;
 use crate::traffic::EchoServer;
@@ -43,6 +45,12 @@ impl Uplink {
         // What comes off a wire has its checksums in it.
         router.exec("ethtool -K lan0 tx off");
         host.ip(&format!("link set {name} up"));
+        // On a busy machine the kernel notices the carrier late, and only then does it add the
+        // link-local address: a change that no test made.
+        let own = format!("-o -6 address show dev {name} scope link -tentative");
+        poll(&format!("no link-local address on {name}"), Duration::from_secs(10), || {
+            (!host.ip(&own).is_empty()).then_some(())
+        });
         let server = router.echo_server();
         Self { name: name.to_owned(), number, router, _server: server }
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use rig::lab::key;
 use rig::{Container, Lab, assert_same};
-use shared::attachment::{Error, Record};
+use shared::attachment::{Engine, Error, Record};
+use shared::config::Config;
 
 /// What a DEL with a dead or frozen Open vSwitch may take.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -250,6 +251,46 @@ fn addresses_stay_taken_while_the_container_may_use_them() {
     lab.host.switch().start_ovsdb();
     lab.detach("web");
     assert_eq!(lab.traces(), [""; 0]);
+}
+
+#[test]
+fn by_another_configuration() {
+    let (lab, web) = lab();
+    let other = Engine::new(Config {
+        naming_template: "ovs{index}-{container}".parse().unwrap(),
+        bridges: Vec::new(),
+        ..Config::default()
+    });
+    survives(&lab, &web, "configuration changed", |record| {
+        other.detach(&record.key).unwrap();
+        lab.engine.show().unwrap();
+    });
+    survives(&lab, &web, "configuration changed, record deleted", |record| {
+        fs::remove_dir_all(lab.engine.state().attachments()).unwrap();
+        other.detach(&record.key).unwrap();
+        lab.engine.show().unwrap();
+    });
+}
+
+#[test]
+fn with_the_database_made_anew() {
+    let (lab, web) = lab();
+    let record = lab.attach(&web);
+    let switch = lab.host.switch();
+    switch.stop_ovsdb();
+    lab.host.sh("rm /run/rig/conf.db; ovsdb-tool create /run/rig/conf.db \
+         /usr/share/openvswitch/vswitch.ovsschema");
+    switch.start_ovsdb();
+    lab.host.vsctl("--no-wait init");
+    lab.detach("web");
+    assert_eq!(lab.traces(), [""; 0], "{}", record.port);
+    // `up` makes everything again, and the next ADD works.
+    rig::poll("up", Duration::from_secs(20), || {
+        shared::network::host::up(lab.engine.config()).ok()
+    });
+    let record = lab.attach(&web);
+    lab.check(&record).unwrap();
+    assert!(web.ping("10.200.0.1".parse().unwrap()));
 }
 
 #[test]

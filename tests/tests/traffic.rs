@@ -4,8 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rig::{Container, Lab, poll};
-use shared::attachment::Record;
+use shared::address::Subnet;
+use shared::attachment::{Addressing, Record};
 use shared::config::Config;
+use shared::network::Network;
+use shared::vlan::{PortVlan, VlanId};
 
 fn addresses(record: &Record) -> Vec<IpAddr> {
     record.addresses.iter().map(|address| address.address.addr()).collect()
@@ -99,9 +102,7 @@ fn an_address_given_again_is_known_at_once() {
     lab.detach("db");
     // The same address with another MAC: nobody may go on sending to the old one.
     request.mac = Some("02:00:00:00:00:99".parse().unwrap());
-    let shared::attachment::Addressing::Pool { requested, .. } = &mut request.addressing else {
-        panic!("pool")
-    };
+    let Addressing::Pool { requested, .. } = &mut request.addressing else { panic!("pool") };
     requested.push(address);
     let new = lab.attach_as(&request);
     assert_eq!(addresses(&new)[0], address);
@@ -109,4 +110,60 @@ fn an_address_given_again_is_known_at_once() {
     let _server = db.echo_server();
     web.tcp_echo(address, 1000).unwrap();
     assert_eq!(neighbour(&web, address), "02:00:00:00:00:99");
+}
+
+#[test]
+fn a_network_with_subnets_of_its_own() {
+    let lab = Lab::new();
+    let subnet = |net: &str, gateway: &str| Subnet {
+        net: net.parse().unwrap(),
+        range: None,
+        gateway: Some(gateway.parse().unwrap()),
+    };
+    let vlan = VlanId::try_from(30).unwrap();
+    let network = Network {
+        bridge: "ovsbr1".parse().unwrap(),
+        vlan,
+        subnets: vec![subnet("10.30.0.0/24", "10.30.0.1"), subnet("fd00:30::/64", "fd00:30::1")],
+        gateway: true,
+        nat: true,
+    };
+    let containers = ["web", "db"].map(|name| lab.host.container(name));
+    let records = containers.each_ref().map(|container| {
+        let mut request = lab.plain(container.name(), PortVlan::access(vlan));
+        let (network, requested) = (network.clone(), Vec::new());
+        request.addressing = Addressing::Pool { network, requested, default_route: true };
+        lab.attach_as(&request)
+    });
+    let ([web, db], record) = (&containers, &records[1]);
+    let _servers = (lab.host.echo_server(), db.echo_server());
+    let link = lab.host.ip("-o link show ovsbr1.30");
+    let own = link.split_whitespace().skip_while(|word| *word != "link/ether").nth(1).unwrap();
+    for address in [addresses(record), gateways(record)].concat() {
+        web.tcp_echo(address, 1 << 20).unwrap_or_else(|error| panic!("TCP to {address}: {error}"));
+    }
+    for gateway in gateways(record) {
+        assert_eq!(neighbour(web, gateway), own, "MAC of {gateway}");
+    }
+    for record in &records {
+        lab.check(record).unwrap();
+        lab.detach(&record.key.container);
+    }
+    assert_eq!(lab.traces(), [""; 0]);
+}
+
+#[test]
+fn ovs_vswitchd_comes_back() {
+    let lab = Lab::new();
+    let (web, db) = (lab.host.container("web"), lab.host.container("db"));
+    let records = [lab.attach(&web), lab.attach(&db)];
+    let _servers = (lab.host.echo_server(), db.echo_server());
+    lab.host.switch().kill_vswitchd();
+    lab.host.switch().start_vswitchd();
+    for record in &records {
+        poll("CHECK passes again", Duration::from_secs(10), || lab.check(record).ok());
+    }
+    for address in [addresses(&records[1]), gateways(&records[1])].concat() {
+        web.tcp_echo(address, 1 << 20).unwrap_or_else(|error| panic!("TCP to {address}: {error}"));
+    }
 }

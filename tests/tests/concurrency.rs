@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rig::lab::key;
-use rig::{Command, Lab};
+use rig::{Command, Lab, poll};
 use shared::address::{self, Subnet};
 use shared::attachment::{Addressing, AttachRequest, Error, Record};
 use shared::network::Network;
@@ -216,4 +217,65 @@ fn many_keys_come_and_go() {
     assert_eq!(lab.traces(), [""; 0]);
     let mut ovsdb = Client::connect(&engine.config().ovsdb, Duration::from_secs(5)).unwrap();
     assert_eq!(ovsdb.ports_with(&shared::attachment::owner::ours()).unwrap(), []);
+}
+
+/// The same while both daemons are killed and started again: calls fail, nothing is mixed up, and
+/// in the end nothing is left.
+#[test]
+fn many_keys_while_open_vswitch_dies_again_and_again() {
+    let lab = Lab::new();
+    let before = lab.snapshot();
+    let containers: Vec<_> = (0..6).map(|n| lab.host.container(&format!("c{n}"))).collect();
+    let requests: Vec<_> = containers
+        .iter()
+        .map(|c| AttachRequest { link_deadline: Duration::from_secs(1), ..lab.request(c.name()) })
+        .collect();
+    let (engine, switch) = (&lab.engine, lab.host.switch());
+    let (held, attached) = (Mutex::new(BTreeSet::new()), AtomicUsize::new(0));
+    let (held, attached) = (&held, &attached);
+    let running = AtomicUsize::new(requests.len());
+    std::thread::scope(|scope| {
+        for request in &requests {
+            let running = &running;
+            scope.spawn(move || {
+                for _ in 0..8 {
+                    if let Ok(record) = engine.attach(request) {
+                        attached.fetch_add(1, Ordering::Relaxed);
+                        let given = address(&record);
+                        assert!(held.lock().unwrap().insert(given), "{given} was given twice");
+                        std::thread::sleep(Duration::from_millis(20));
+                        held.lock().unwrap().remove(&given);
+                    }
+                    poll("DEL", Duration::from_secs(20), || engine.detach(&request.key).ok());
+                }
+                running.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+        for round in 0.. {
+            if running.load(Ordering::SeqCst) == 0 || round == 20 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(150));
+            if round % 2 == 0 {
+                switch.kill_ovsdb();
+                std::thread::sleep(Duration::from_millis(20));
+                switch.start_ovsdb();
+            } else {
+                switch.kill_vswitchd();
+                switch.start_vswitchd();
+            }
+        }
+    });
+    let attached = attached.load(Ordering::Relaxed);
+    println!("{attached} of 48 ADDs went through");
+    assert!(attached > 0);
+    assert_eq!(lab.traces(), [""; 0]);
+    assert!(engine.ledger().verify().unwrap().is_sound());
+    assert_eq!(engine.ledger().open().unwrap(), []);
+    for container in containers {
+        container.remove();
+    }
+    // The last DEL may have found ovsdb-server dead when it came to the managed block.
+    engine.show().unwrap();
+    lab.assert_returned(&before, "after all");
 }

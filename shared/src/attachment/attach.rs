@@ -97,12 +97,15 @@ impl Engine {
         self.config().naming_template.render(&key.container, index(&key.ifname), 0)
     }
 
+    /// Told first: killed in between, the same ADD or a DEL tells it again, and nothing is plugged
+    /// in that history does not know.
     fn complete(&self, record: &mut Record) -> Result<(), Error> {
-        record.complete = true;
-        self.save(record)?;
         self.write_ledger(&record.key, Some(record), Action::Attach, None);
         self.show_unless_agent();
-        Ok(())
+        record.complete = true;
+        self.save(record).inspect_err(|_| {
+            self.write_ledger(&record.key, Some(record), Action::Detach, None);
+        })
     }
 
     /// Removes whatever an attach made before it failed.

@@ -18,12 +18,13 @@ const ELSEWHERE: [(&str, &str); 3] = [
 ];
 
 /// Files that a test below runs.
-const HERE: [&str; 7] = [
+const HERE: [&str; 8] = [
     "conf/config.toml",
     "examples/cni/from-ovs-cni.conflist",
     "examples/cni/host-local.conflist",
     "examples/cni/lan.conflist",
     "examples/cni/published.conflist",
+    "examples/cni/team.conflist",
     "examples/cni/vlan.conflist",
     "examples/kubernetes/attachment.yaml",
 ];
@@ -157,6 +158,26 @@ fn vlan() {
     }
     assert_eq!(host.sh("ovs-vsctl --bare --columns=tag find Port tag=20").lines().count(), 3);
     assert!(web.ip("route show default").trim().is_empty(), "an island has no way out");
+    drop(server);
+    gone(&host, &chain, &[(&web, &one), (&db, &two)]);
+}
+
+#[test]
+fn team() {
+    let (host, uplink) = host();
+    let chain = example(&host, "examples/cni/team.conflist");
+    let (web, db) = (host.container("web"), host.container("db"));
+    let (one, two) = (chain.add(&web), chain.add(&db));
+    assert_eq!(address(&one, 0).to_string(), "10.30.0.100");
+    let server = db.echo_server();
+    for index in [0, 1] {
+        assert!(!web.ping(address(&two, index)), "isolated from each other");
+    }
+    for internet in [INTERNET, rig::INTERNET6] {
+        web.tcp_echo(internet, 100_000).unwrap();
+    }
+    let (_, seen) = db.who_answers(INTERNET).unwrap();
+    assert_eq!(seen, uplink.address());
     drop(server);
     gone(&host, &chain, &[(&web, &one), (&db, &two)]);
 }

@@ -279,3 +279,51 @@ fn dhcp_leases_from_a_server_on_the_wire() {
     host.plugin().del(&web, &conf).success();
     assert!(!host.vsctl("list-ports ovsbr0").contains(&port(&result)));
 }
+
+/// What it prints for ADD; silent otherwise.
+const GIVES: &str = r#"[ "$CNI_COMMAND" != ADD ] || echo '{"ips": [{"address": "10.48.0.5/24"}]}'"#;
+
+#[test]
+fn killed_while_the_plugin_works_it_gives_back_at_the_next_call() {
+    let host = host();
+    let before = host.snapshot();
+    let web = host.container("web");
+    // The plugin's parent is ours.
+    let deadly = fake(&host, r#"[ "$CNI_COMMAND" != ADD ] || kill -9 $PPID"#);
+    for next in ["ADD", "DEL"] {
+        std::fs::remove_file("/run/calls").ok();
+        assert!(!host.plugin().add(&web, &deadly).ok());
+        assert_eq!(host.vsctl("list-ports ovsbr0"), "veth-web-eth0\n");
+        let conf = fake(&host, GIVES);
+        host.plugin().call(next, "web", web.path().to_str().unwrap(), "eth0", &conf).success();
+        let expected: &[&str] = match next {
+            "ADD" => &["ADD web eth0", "DEL web eth0", "ADD web eth0"],
+            _ => &["ADD web eth0", "DEL web eth0"],
+        };
+        assert_eq!(calls(), expected);
+        host.plugin().del(&web, &conf).success();
+        fake(&host, r#"[ "$CNI_COMMAND" != ADD ] || kill -9 $PPID"#);
+    }
+    web.remove();
+    host.sh("rm -r /opt/cni /run/calls");
+    assert_same(&before, &host.snapshot());
+}
+
+/// A runtime that loses patience sends DEL while the IPAM plugin still ponders.
+#[test]
+fn del_waits_for_an_add_that_asks_its_plugin() {
+    let host = host();
+    let web = host.container("web");
+    let conf = fake(&host, &format!("sleep 1; {GIVES}"));
+    let (plugin, netns) = (host.plugin(), web.path().display().to_string());
+    std::thread::scope(|scope| {
+        let add = scope.spawn(|| plugin.call("ADD", "web", &netns, "eth0", &conf));
+        poll("the call of the IPAM plugin", Duration::from_secs(10), || {
+            (calls() == ["ADD web eth0"]).then_some(())
+        });
+        plugin.call("DEL", "web", &netns, "eth0", &conf).success();
+        add.join().unwrap().success();
+    });
+    assert_eq!(calls(), ["ADD web eth0", "DEL web eth0"]);
+    assert_eq!(host.vsctl("list-ports ovsbr0"), "");
+}

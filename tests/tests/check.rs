@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rig::{Container, Lab, poll};
-use shared::attachment::{Error, Record};
+use shared::attachment::{AttachRequest, Error, Record};
 use shared::link::HOST_END_GROUP;
 use shared::vlan::PortVlan;
 
@@ -90,6 +90,12 @@ fn what_changed_in_the_switch() {
         vsctl(&format!("clear Port {} trunks vlan_mode", r.port));
     });
     differs(&error, "the VLAN of {}", "none", "untagged");
+
+    let record = lab.attach_as(&AttachRequest { isolated: true, ..lab.request("web") });
+    lab.check(&record).unwrap();
+    vsctl(&format!("set Port {} protected=false", record.port));
+    differs(&lab.check(&record).unwrap_err(), "the isolation of {}", "false", "true");
+    lab.detach("web");
 
     let record = lab.attach(&web);
     vsctl(&format!("set Port {} external_ids:ovs-agent-container=db", record.port));

@@ -27,6 +27,7 @@ fn record() -> Record {
         bridge: "ovsbr1".parse().unwrap(),
         port: "veth-web-eth0".parse().unwrap(),
         vlan: PortVlan::untagged(),
+        isolated: false,
         host_mac: "02:00:00:00:00:01".parse().unwrap(),
         mac: "0a:58:0a:c8:00:02".parse().unwrap(),
         mtu: 1500,

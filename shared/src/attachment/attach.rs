@@ -43,6 +43,7 @@ impl Engine {
                     && found.netns_id == netns.id()
                     && found.bridge == request.bridge
                     && found.vlan == request.vlan
+                    && found.isolated == request.isolated
                     && is_plugged(&mut ovsdb, &found)? =>
             {
                 return Ok(found);
@@ -134,6 +135,7 @@ fn is_plugged(ovsdb: &mut Client, record: &Record) -> Result<bool, Error> {
     let ours = owner::key_of(&port).as_ref() == Some(&record.key)
         && port.bridge.as_ref() == Some(&record.bridge)
         && port.vlan.as_ref() == Some(&record.vlan)
+        && port.protected == record.isolated
         && port.error.is_none();
     let link = Netlink::open()?.link(&record.port)?;
     Ok(ours && link.is_some_and(|link| link.mac == Some(record.host_mac)))
@@ -190,6 +192,7 @@ impl Walk<'_> {
             host_mac: owner::host_mac(&request.key, &port),
             port,
             vlan: request.vlan.clone(),
+            isolated: request.isolated,
             mac: container_mac(&request.key, &[]),
             mtu,
             ofport: None,

@@ -77,6 +77,7 @@ impl Engine {
         say.same(&what("the owner"), &owner::key_of(&port), &Some(record.key.clone()))?;
         say.same(&what("the bridge"), &port.bridge, &Some(record.bridge.clone()))?;
         say.same(&what("the VLAN"), &port.vlan, &Some(record.vlan.clone()))?;
+        say.same(&what("the isolation"), &Some(port.protected), &Some(record.isolated))?;
         say.same(&what("the error"), &port.error, &None::<String>)?;
         say.same(&what("the OpenFlow port"), &port.ofport, &record.ofport.map(i64::from))?;
         say.same(&what("the interface index in Open vSwitch"), &port.ifindex, &Some(host.index))

@@ -119,6 +119,8 @@ pub struct Record {
     pub port: IfName,
     /// VLANs of the port.
     pub vlan: PortVlan,
+    /// Whether it is an OVS protected port.
+    pub isolated: bool,
     /// MAC of the host end.
     pub host_mac: Mac,
     /// MAC of the container's interface.

@@ -73,8 +73,9 @@ impl Podman {
 
     /// Its version, such as (4, 3).
     pub fn version(&self) -> (u32, u32) {
-        let text = self.run("version -f {{.Client.Version}}");
-        let mut parts = text.trim().split('.').map(|part| part.parse().unwrap_or_default());
+        let text = self.run("--version");
+        let number = text.split_whitespace().last().unwrap_or_default();
+        let mut parts = number.split('.').map(|part| part.parse().unwrap_or_default());
         (parts.next().unwrap_or_default(), parts.next().unwrap_or_default())
     }
 }

@@ -17,7 +17,7 @@ const FLAT_FILES: [&str; 2] =
 pub(crate) const OVN_BRIDGE: &str = "br-int";
 
 /// How long to wait for ovs-vswitchd when the configuration says nothing.
-const LINK_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const LINK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Defaults of ovs-cni: `link_state_check_retries` and `link_state_check_interval` in milliseconds.
 const CHECK_RETRIES: u64 = 5;

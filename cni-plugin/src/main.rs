@@ -1,5 +1,6 @@
-//! The CNI plugin `ovs-agent`: one call, from the `CNI_*` variables and a network configuration on
-//! stdin to one JSON document on stdout.
+//! The plugin `ovs-agent`: one call, from a network on stdin to one JSON document on stdout. With
+//! `CNI_*` variables it is a CNI plugin; with a verb as its first argument one of netavark, which
+//! is Podman's.
 //!
 //! stdout is protocol: it is written once, here. Logs go to stderr, and only when something is odd.
 
@@ -16,6 +17,7 @@ mod error;
 mod fields;
 mod gc;
 mod memo;
+mod netavark;
 mod netconf;
 mod network;
 mod request;
@@ -38,7 +40,8 @@ use crate::version::Version;
 
 const ABOUT: &str = "\
 ovs-agent plugs containers into Open vSwitch bridges. It is a CNI plugin: a container runtime
-calls it with CNI_* variables and a network configuration on stdin.
+calls it with CNI_* variables and a network configuration on stdin. Podman 5 calls it through
+netavark, with a verb as its argument (docs/podman.md).
 
 Try it by hand on a host where \"ovs-port-agent up\" has been run:
 
@@ -61,7 +64,14 @@ fn main() -> ExitCode {
         .init();
     match Environment::read(|name| std::env::var_os(name)) {
         Ok(Some(environment)) => plugin(&environment),
-        Ok(None) => by_hand(),
+        Ok(None) => {
+            let mut args = std::env::args_os().skip(1);
+            let verb = args.next();
+            match verb.and_then(|verb| netavark::Verb::from_text(verb.to_str()?)) {
+                Some(verb) => netavark::run(verb, args.next()),
+                None => by_hand(),
+            }
+        }
         Err(error) => fail(&error.into(), Version::LATEST),
     }
 }

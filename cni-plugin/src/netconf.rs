@@ -19,7 +19,7 @@ use crate::subnet::{self, OwnSubnet};
 use crate::version::Version;
 
 /// The smallest MTU of IPv4 (RFC 791) and the largest frame of a veth, in bytes.
-const MTU: std::ops::RangeInclusive<u64> = 68..=65535;
+pub(crate) const MTU: std::ops::RangeInclusive<u64> = 68..=65535;
 
 /// `ofport_request` (ovs-vswitchd.conf.db(5)).
 const OFPORT: std::ops::RangeInclusive<u64> = 1..=65279;
@@ -227,7 +227,7 @@ impl NetConf {
 }
 
 /// A number where 0 means "not given", as in Go.
-fn number_or_zero<T: TryFrom<u64>>(
+pub(crate) fn number_or_zero<T: TryFrom<u64>>(
     fields: &mut Fields<'_>,
     key: &'static str,
     range: &std::ops::RangeInclusive<u64>,

@@ -142,13 +142,25 @@ pub(crate) fn settle(conf: &NetConf, ovn: bool, config: &Config) -> Result<Place
     let source = match &conf.ipam {
         Ipam::Plugin(kind) => Source::Plugin(kind.clone()),
         Ipam::Nobody => Source::Nobody,
-        Ipam::Absent if conf.subnets.is_empty() => configured
-            .filter(|_| is_untagged(&conf.vlan))
-            .and_then(Network::of_nat_bridge)
-            .map_or(Source::Nobody, Source::Pool),
-        Ipam::Absent => Source::Pool(own_network(conf, &bridge, configured)?),
+        Ipam::Absent => pool(&conf.subnets, &conf.vlan, &bridge, configured)?,
     };
     Ok(Place { bridge, source })
+}
+
+/// The pool of `subnets`; without any, that of the untagged side of a NAT bridge, else none.
+pub(crate) fn pool(
+    subnets: &[OwnSubnet],
+    vlan: &PortVlan,
+    bridge: &IfName,
+    configured: Option<&Bridge>,
+) -> Result<Source, Error> {
+    if !subnets.is_empty() {
+        return own_network(subnets, vlan, bridge, configured).map(Source::Pool);
+    }
+    Ok(configured
+        .filter(|_| is_untagged(vlan))
+        .and_then(Network::of_nat_bridge)
+        .map_or(Source::Nobody, Source::Pool))
 }
 
 fn is_untagged(vlan: &PortVlan) -> bool {
@@ -159,19 +171,20 @@ fn is_untagged(vlan: &PortVlan) -> bool {
 /// otherwise. Anywhere else there may be a wire with a router on it, so the host takes an address
 /// only when `nat` asks for it.
 fn own_network(
-    conf: &NetConf,
+    subnets: &[OwnSubnet],
+    port: &PortVlan,
     bridge: &IfName,
     configured: Option<&Bridge>,
 ) -> Result<Network, Error> {
-    let vlan = conf.vlan.domain();
-    let no_untagged = conf.vlan.mode == VlanMode::Trunk
-        && !conf.vlan.trunks.is_empty()
-        && !conf.vlan.trunks.contains(&VlanId::UNTAGGED);
-    if no_untagged || conf.vlan.mode == VlanMode::NativeTagged {
-        return Err(Error::TaggedOnly { vlan: conf.vlan.clone() });
+    let vlan = port.domain();
+    let no_untagged = port.mode == VlanMode::Trunk
+        && !port.trunks.is_empty()
+        && !port.trunks.contains(&VlanId::UNTAGGED);
+    if no_untagged || port.mode == VlanMode::NativeTagged {
+        return Err(Error::TaggedOnly { vlan: port.clone() });
     }
     let mut settled: Vec<(Subnet, bool, bool)> = Vec::new();
-    for own in &conf.subnets {
+    for own in subnets {
         let (subnet, host, nat) = own_subnet(own, bridge, vlan, configured)?;
         if let Some((first, first_host, first_nat)) = settled.first() {
             let what = match (host == *first_host, nat == *first_nat) {
@@ -239,7 +252,7 @@ fn first_address(net: &IpNet) -> IpAddr {
 }
 
 /// A range of addresses, first and last.
-type Span = (IpAddr, IpAddr);
+pub(crate) type Span = (IpAddr, IpAddr);
 
 /// Refuses an IPAM plugin's address or range that lies in a pool of ours.
 pub(crate) fn refuse_overlap(theirs: &[Span], networks: &[Network]) -> Result<(), Error> {
@@ -268,7 +281,7 @@ pub(crate) fn refuse_overlap(theirs: &[Span], networks: &[Network]) -> Result<()
     Ok(())
 }
 
-fn pool_span(subnet: &Subnet) -> Span {
+pub(crate) fn pool_span(subnet: &Subnet) -> Span {
     subnet.range.unwrap_or((subnet.net.network(), subnet.net.broadcast()))
 }
 

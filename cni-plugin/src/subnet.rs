@@ -76,7 +76,8 @@ fn entry(mut fields: Fields<'_>) -> Result<OwnSubnet, Error> {
     Ok(OwnSubnet { net, range, gateway, nat })
 }
 
-fn net(at: &str, text: &str) -> Result<IpNet, Error> {
+/// A subnet as text, found at `at`.
+pub(crate) fn net(at: &str, text: &str) -> Result<IpNet, Error> {
     let wrong = |expected: String| Error::Value {
         field: at.to_owned(),
         value: shown(&Value::from(text)),

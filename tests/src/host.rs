@@ -133,6 +133,11 @@ impl Host {
         Podman::new(self)
     }
 
+    /// Podman 5 with netavark, of Debian 13 whatever this machine is.
+    pub fn podman5(&self) -> Podman {
+        Podman::trixie(self)
+    }
+
     /// Starts dockerd.
     pub fn dockerd(&self) -> Dockerd {
         Dockerd::start(self)

@@ -1,6 +1,7 @@
-//! Podman with its CNI backend, as Debian 12 has it.
+//! Podman: with its CNI backend as Debian 12 has it, or version 5 with netavark as Debian 13 has it.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::command::{Command, Output};
@@ -18,9 +19,33 @@ log_driver = "k8s-file"
 cgroup_manager = "cgroupfs"
 events_logger = "none"
 [network]
+"#;
+
+const CNI: &str = r#"
 network_backend = "cni"
 cni_plugin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 "#;
+
+const NETAVARK: &str = "network_backend = \"netavark\"\n";
+
+/// Debian 13's Podman, unpacked.
+const TRIXIE: &str = "target/setup/trixie";
+
+/// Makes `$1` a root directory at `$2` that differs from the host only in its programs. Namespaces
+/// that Podman mounts inside are seen outside too: there they are found and ended.
+const ROOT: &str = "
+    mkdir -p $2 $2.upper $2.work
+    mount -t overlay -o lowerdir=$1,upperdir=$2.upper,workdir=$2.work overlay $2
+    mount --bind /run/netns /run/netns
+    mount --make-shared /run/netns
+    for dir in proc sys dev run run/netns etc/network etc/ovs-port-agent var/lib/ovs-port-agent; do
+        mkdir -p /$dir $2/$dir
+        case $dir in
+        proc | sys | dev) mount --rbind /$dir $2/$dir ;;
+        *) mount --bind /$dir $2/$dir ;;
+        esac
+    done
+    mkdir -p $2/root $2/var/tmp";
 
 const FILE: &str = "/run/rig/containers.conf";
 
@@ -28,24 +53,71 @@ const FILE: &str = "/run/rig/containers.conf";
 #[derive(Debug)]
 pub struct Podman {
     rootfs: String,
+    /// Where its programs are; the host's own root directory if `None`.
+    root: Option<PathBuf>,
 }
 
 impl Podman {
     pub(crate) fn new(host: &Host) -> Self {
+        Self::configured(host, CNI, None)
+    }
+
+    /// Version 5 with the plugin where `./run install` puts it.
+    pub(crate) fn trixie(host: &Host) -> Self {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+        let packages = checkout.join(TRIXIE);
+        assert!(
+            packages.is_dir(),
+            "no {}: tests/setup/trixie.sh unpacks it (./run test does)",
+            packages.display()
+        );
+        let root = PathBuf::from("/run/rig/trixie");
+        let this = Self::configured(host, NETAVARK, Some(root.clone()));
+        let args = [Path::new("-ec"), Path::new(ROOT), Path::new("sh"), &packages, &root];
+        Command::new("sh").args(args).run();
+        let plugins = root.join("usr/local/libexec/netavark");
+        fs::create_dir_all(&plugins)
+            .and_then(|()| fs::copy(host.plugin().path(), plugins.join("ovs-agent")))
+            .unwrap_or_else(|error| panic!("cannot fill {}: {error}", plugins.display()));
+        this
+    }
+
+    fn configured(host: &Host, network: &str, root: Option<PathBuf>) -> Self {
         host.unified_cgroups();
-        host.write(FILE, CONFIGURATION);
-        Self { rootfs: image::directory().display().to_string() }
+        host.write(FILE, &format!("{CONFIGURATION}{network}"));
+        Self { rootfs: image::directory().display().to_string(), root }
+    }
+
+    /// A command among its programs.
+    pub fn command(&self, program: &str) -> Command {
+        match &self.root {
+            None => Command::new(program),
+            Some(root) => Command::new("chroot").args([root.as_path(), Path::new(program)]),
+        }
+    }
+
+    /// Writes a file as its programs will see it.
+    pub fn write(&self, path: &str, text: &str) {
+        let root = self.root.as_deref().unwrap_or(Path::new("/"));
+        let path = root.join(path.trim_start_matches('/'));
+        let parent = path.parent().expect("an absolute path");
+        fs::create_dir_all(parent)
+            .and_then(|()| fs::write(&path, text))
+            .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
     }
 
     /// Runs podman, arguments separated by blanks, whatever its end.
     pub fn output(&self, args: &str) -> Output {
-        Command::new("podman")
+        self.podman().args(args.split_whitespace()).output()
+    }
+
+    /// podman with its global options.
+    pub fn podman(&self) -> Command {
+        self.command("podman")
             .args(["--root", "/run/rig/podman/root", "--runroot", "/run/rig/podman/run"])
             .args(["--tmpdir", "/run/rig/podman/tmp", "--storage-driver", "vfs"])
-            .args(args.split_whitespace())
             .env("CONTAINERS_CONF", FILE)
             .deadline(Duration::from_secs(60))
-            .output()
     }
 
     /// Runs podman; panics unless it succeeds. Returns its stdout.

@@ -106,6 +106,18 @@ impl<'a> Networks<'a> {
         Ok(state::write(&path, &network)?)
     }
 
+    /// Whether [`Self::ensure`] would find room for `network` beside the others; makes nothing.
+    pub fn admit(&self, network: &Network) -> Result<(), Error> {
+        if network.is_configured(&self.config.bridges) {
+            return Ok(());
+        }
+        self.refuse_overlap(network)?;
+        match state::read::<Network>(&self.path(network))? {
+            Some(before) => merge(&mut network.clone(), before),
+            None => Ok(()),
+        }
+    }
+
     fn is_made(&self, path: &Path, network: &Network) -> Result<bool, Error> {
         Ok(state::read::<Network>(path)?.is_some_and(|made| {
             (made.gateway || !network.gateway)

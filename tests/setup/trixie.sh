@@ -20,6 +20,7 @@ if ! mmdebstrap --mode=root --variant=extract --include=podman,netavark,crun tri
 fi
 # The links of base-files, which is not part of it.
 for dir in bin sbin lib lib64; do ln -s "usr/$dir" "trixie.new/$dir"; done
+ln -s /run trixie.new/var/run
 chown -R --reference=. trixie.new
 mv trixie.new trixie
 rm trixie.log

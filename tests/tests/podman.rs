@@ -29,8 +29,9 @@ fn scene() -> Option<Scene> {
         assert!(!refusal.ok() && refusal.stderr.to_lowercase().contains("cni"), "{refusal}");
         // Past the capture of passing tests: whoever reads the run must see it.
         let said = refusal.stderr.trim();
+        let mut stderr = std::io::stderr();
         writeln!(
-            std::io::stderr(),
+            stderr,
             "podman: NOT RUN on this release, whose Podman has no CNI backend and says so: {said}"
         )
         .unwrap();

@@ -12,7 +12,7 @@ use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::Netns;
 use crate::network::gateway::Networks;
-use crate::ovsdb::{self, BridgeView, Client, PortSpec};
+use crate::ovsdb::{self, Bridge, BridgeView, Client, PortSpec, Sent};
 use crate::state;
 
 /// Names tried for one port before giving up: each further one is another hash.
@@ -55,8 +55,9 @@ impl Engine {
             }
             Err(error) => return Err(error),
         }
-        let view = ovsdb.view(&request.bridge)?;
-        let result = Walk { engine: self, request, netns, ovsdb, view }.run();
+        // Read where it is needed: ovsdb-server answers while addresses are taken.
+        let view = ovsdb.send_view(&request.bridge)?;
+        let result = Walk { engine: self, request, netns, ovsdb }.run(&view);
         result.map_err(|cause| match self.undo(&request.key) {
             Ok(()) => cause,
             Err(left) => Error::Left { cause: Box::new(cause), left: Box::new(left) },
@@ -147,19 +148,18 @@ struct Walk<'a> {
     request: &'a AttachRequest,
     netns: Netns,
     ovsdb: Client,
-    view: BridgeView,
 }
 
 impl Walk<'_> {
-    fn run(mut self) -> Result<Record, Error> {
+    fn run(mut self, view: &Sent) -> Result<Record, Error> {
         let request = self.request;
         let mut netlink = Netlink::open()?;
         let mut record = self.intent(&mut netlink)?;
         self.engine.save(&record)?;
         self.lease(&mut netlink, &mut record)?;
         record.mac = request.mac.unwrap_or_else(|| container_mac(&request.key, &record.addresses));
-        self.plug(&mut netlink, &mut record)?;
-        let mut inside = self.configure(&mut record)?;
+        let view = self.ovsdb.read_view(&request.bridge, view)?;
+        let mut inside = self.plug(&view, &mut netlink, &mut record)?;
         record.ofport = Some(self.ovsdb.wait_open(&record.port, request.link_deadline)?);
         netlink.wait_running(&record.port, request.link_deadline)?;
         if request.addressing == Addressing::Later {
@@ -233,14 +233,19 @@ impl Walk<'_> {
     }
 
     /// Makes the pair and its port under the first name that is free in the kernel and in the
-    /// switch.
-    fn plug(&mut self, netlink: &mut Netlink, record: &mut Record) -> Result<(), Error> {
+    /// switch, and configures the container's end while the switch is at work.
+    fn plug(
+        &mut self,
+        view: &BridgeView,
+        netlink: &mut Netlink,
+        record: &mut Record,
+    ) -> Result<Container, Error> {
         let key = &self.request.key;
         let freed = Freed::new(self.engine.state().freed());
         let template = &self.engine.config().naming_template;
         for salt in 0..NAME_CHOICES {
             let name = template.render(&key.container, index(&key.ifname), salt);
-            if freed.is_held(&name, self.view.next, self.view.current) {
+            if freed.is_held(&name, view.next, view.current) {
                 continue;
             }
             record.host_mac = owner::host_mac(key, &name);
@@ -267,8 +272,10 @@ impl Walk<'_> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            match self.ovsdb.add_port(&self.view.bridge, &self.port(record)) {
-                Ok(()) => return Ok(()),
+            let sent = self.ovsdb.send_port(&view.bridge, &self.port(record))?;
+            let inside = self.configure(&view.bridge, record);
+            match self.ovsdb.read_port(&view.bridge, &record.port, &sent) {
+                Ok(()) => return inside,
                 Err(ovsdb::Error::PortExists { .. }) => netlink.delete_link(host_end)?,
                 Err(error) => return Err(error.into()),
             };
@@ -277,9 +284,9 @@ impl Walk<'_> {
     }
 
     /// Addresses, routes and offloads inside the container, with one visit.
-    fn configure(&self, record: &mut Record) -> Result<Container, Error> {
+    fn configure(&self, bridge: &Bridge, record: &mut Record) -> Result<Container, Error> {
         let mut inside = visit(&self.netns, record)?;
-        if self.view.bridge.is_userspace() {
+        if bridge.is_userspace() {
             // ovs-vswitchd takes frames as they are: nobody would fill in the checksums.
             inside.inside.set_tx_checksum(&record.key.ifname, false)?;
         }

@@ -34,6 +34,18 @@ pub struct Client {
     added: Option<(IfName, Uuid)>,
 }
 
+/// A transaction that was sent and whose answer is still to be read: what can be done meanwhile
+/// costs no time of its own.
+#[derive(Debug)]
+#[must_use = "the answer says whether it was done"]
+pub struct Sent {
+    id: u64,
+    /// How many operations it has.
+    ops: usize,
+    until: Instant,
+    deadline: Duration,
+}
+
 /// An operation that failed; nothing of its transaction was done.
 struct Refusal {
     /// Which operation; the number of operations if it was the commit itself.
@@ -96,13 +108,23 @@ impl Client {
 
     /// The bridge and the generations, in one round trip; [`Error::NoBridge`] without it.
     pub fn view(&mut self, bridge: &IfName) -> Result<BridgeView, Error> {
-        let results = self.ask(
-            "read the bridge",
-            &[
-                select("Bridge", &by_name(bridge), &BRIDGE_COLUMNS),
-                select(DATABASE, &json!([]), &["next_cfg", "cur_cfg"]),
-            ],
-        )?;
+        let sent = self.send_view(bridge)?;
+        self.read_view(bridge, &sent)
+    }
+
+    /// The first half of [`Self::view`].
+    pub fn send_view(&mut self, bridge: &IfName) -> Result<Sent, Error> {
+        let ops = [
+            select("Bridge", &by_name(bridge), &BRIDGE_COLUMNS),
+            select(DATABASE, &json!([]), &["next_cfg", "cur_cfg"]),
+        ];
+        self.send(&ops, self.deadline)
+    }
+
+    /// The second half of [`Self::view`].
+    pub fn read_view(&mut self, bridge: &IfName, sent: &Sent) -> Result<BridgeView, Error> {
+        let results =
+            self.answer(sent)?.map_err(|refusal| refusal.into_error("read the bridge"))?;
         let found = match rows(&results[0]).first() {
             Some(row) => self.read(Row(row).bridge())?,
             None => None,
@@ -197,6 +219,12 @@ impl Client {
     /// and Port, mutate the bridge. That no port or interface of that name exists is guarded by
     /// the schema's unique index on `name`, which costs no scan of the table as a `wait` would.
     pub fn add_port(&mut self, bridge: &Bridge, port: &PortSpec) -> Result<(), Error> {
+        let sent = self.send_port(bridge, port)?;
+        self.read_port(bridge, &port.name, &sent)
+    }
+
+    /// The first half of [`Self::add_port`].
+    pub fn send_port(&mut self, bridge: &Bridge, port: &PortSpec) -> Result<Sent, Error> {
         let mut row = port.port_row();
         row["name"] = json!(port.name.as_str());
         row["interfaces"] = json!(["named-uuid", "new_interface"]);
@@ -213,14 +241,19 @@ impl Client {
             ),
             comment(&format!("add port {} to bridge {}", port.name, bridge.name)),
         ];
-        match self.transact(&ops, self.deadline)? {
+        self.send(&ops, self.deadline)
+    }
+
+    /// The second half of [`Self::add_port`].
+    pub fn read_port(&mut self, bridge: &Bridge, port: &IfName, sent: &Sent) -> Result<(), Error> {
+        match self.answer(sent)? {
             Ok(results) => {
                 let uuid = rows::read_uuid(&results[1]["uuid"]);
-                self.added = uuid.map(|uuid| (port.name.clone(), uuid));
+                self.added = uuid.map(|uuid| (port.clone(), uuid));
                 Ok(())
             }
             Err(refusal) if refusal.is_wait(0) => Err(no_bridge(&bridge.name)),
-            Err(refusal) => Err(name_taken(refusal, ops.len(), &port.name, "add a port")),
+            Err(refusal) => Err(name_taken(refusal, sent.ops, port, "add a port")),
         }
     }
 
@@ -402,9 +435,26 @@ impl Client {
         ops: &[Value],
         deadline: Duration,
     ) -> Result<Result<Vec<Value>, Refusal>, Error> {
+        let sent = self.send(ops, deadline)?;
+        self.answer(&sent)
+    }
+
+    fn send(&mut self, ops: &[Value], deadline: Duration) -> Result<Sent, Error> {
+        let until = Instant::now() + deadline;
         let mut params = vec![json!(DATABASE)];
         params.extend_from_slice(ops);
-        let answer = self.call("transact", &Value::Array(params), deadline)?;
+        let id = self
+            .connection
+            .send("transact", &Value::Array(params), until)
+            .map_err(|failure| self.failed(failure, deadline))?;
+        Ok(Sent { id, ops: ops.len(), until, deadline })
+    }
+
+    fn answer(&mut self, sent: &Sent) -> Result<Result<Vec<Value>, Refusal>, Error> {
+        let answer = self
+            .connection
+            .answer(sent.id, sent.until)
+            .map_err(|failure| self.failed(failure, sent.deadline))?;
         let elements = match answer {
             Ok(Value::Array(elements)) => elements,
             Ok(other) => return Err(self.broken(&format!("a transaction was answered by {other}"))),
@@ -413,7 +463,7 @@ impl Client {
         if let Some(at) = elements.iter().position(|e| e.get("error").is_some()) {
             return Ok(Err(refusal(at, &elements[at])));
         }
-        if elements.len() != ops.len() || !elements.iter().all(Value::is_object) {
+        if elements.len() != sent.ops || !elements.iter().all(Value::is_object) {
             return Err(self.broken("a transaction was answered in part"));
         }
         Ok(Ok(elements))

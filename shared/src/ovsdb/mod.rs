@@ -9,7 +9,7 @@ pub mod wire;
 use std::io;
 use std::time::Duration;
 
-pub use client::Client;
+pub use client::{Client, Sent};
 pub use endpoint::{DEFAULT_SOCKET, Endpoint, EndpointError};
 pub use rows::{Bridge, BridgeView, Generation, Port, PortSpec, Uuid};
 

@@ -2,7 +2,7 @@
 //! and the little reading that tells whether they are still there.
 //!
 //! Own because no crate writes masquerade rules without a C library or an `nft` process per call
-//! (docs/decisions/010-own-nftables-writer.md). Numbers are those of linux/netfilter/nf_tables.h
+//! (docs/decisions/006-own-nftables-writer.md). Numbers are those of linux/netfilter/nf_tables.h
 //! unless said otherwise; integers travel in network byte order.
 
 mod attribute;

@@ -57,11 +57,14 @@ impl Engine {
         }
         // Read where it is needed: ovsdb-server answers while addresses are taken.
         let view = ovsdb.send_view(&request.bridge)?;
-        let result = Walk { engine: self, request, netns, ovsdb }.run(&view);
-        result.map_err(|cause| match self.undo(&request.key) {
+        let mut walk = Walk { engine: self, request, netns, ovsdb };
+        let undone = |cause: Error, undo: Result<(), Error>| match undo {
             Ok(()) => cause,
             Err(left) => Error::Left { cause: Box::new(cause), left: Box::new(left) },
-        })
+        };
+        let prepared =
+            walk.prepare(&view).map_err(|cause| undone(cause, self.give_back(&request.key)))?;
+        walk.plug_in(prepared).map_err(|cause| undone(cause, self.undo(&request.key)))
     }
 
     /// Ends an attach begun with [`Addressing::Later`]: `record` is what it returned.
@@ -110,6 +113,13 @@ impl Engine {
         })
     }
 
+    /// Takes back what was prepared: nothing has reached the switch or the kernel yet, and an
+    /// ovsdb-server that does not answer is not asked again.
+    fn give_back(&self, key: &Key) -> Result<(), Error> {
+        self.release(key, None)?;
+        self.forget(key)
+    }
+
     /// Removes whatever an attach made before it failed.
     fn undo(&self, key: &Key) -> Result<(), Error> {
         let record = self.record(key)?;
@@ -142,6 +152,13 @@ fn is_plugged(ovsdb: &mut Client, record: &Record) -> Result<bool, Error> {
     Ok(ours && link.is_some_and(|link| link.mac == Some(record.host_mac)))
 }
 
+/// What plugging in starts from.
+struct Prepared {
+    netlink: Netlink,
+    record: Record,
+    view: BridgeView,
+}
+
 /// One attach under way.
 struct Walk<'a> {
     engine: &'a Engine,
@@ -151,7 +168,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    fn run(mut self, view: &Sent) -> Result<Record, Error> {
+    /// Intent, addresses, and the bridge as it is now.
+    fn prepare(&mut self, view: &Sent) -> Result<Prepared, Error> {
         let request = self.request;
         let mut netlink = Netlink::open()?;
         let mut record = self.intent(&mut netlink)?;
@@ -159,6 +177,12 @@ impl Walk<'_> {
         self.lease(&mut netlink, &mut record)?;
         record.mac = request.mac.unwrap_or_else(|| container_mac(&request.key, &record.addresses));
         let view = self.ovsdb.read_view(&request.bridge, view)?;
+        Ok(Prepared { netlink, record, view })
+    }
+
+    fn plug_in(&mut self, prepared: Prepared) -> Result<Record, Error> {
+        let request = self.request;
+        let Prepared { mut netlink, mut record, view } = prepared;
         let mut inside = self.plug(&view, &mut netlink, &mut record)?;
         record.ofport = Some(self.ovsdb.wait_open(&record.port, request.link_deadline)?);
         netlink.wait_running(&record.port, request.link_deadline)?;

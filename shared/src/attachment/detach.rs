@@ -135,7 +135,7 @@ impl Engine {
     }
 
     /// Frees the leases; returns how many.
-    fn release(&self, key: &Key, record: Option<&Record>) -> Result<usize, Error> {
+    pub(super) fn release(&self, key: &Key, record: Option<&Record>) -> Result<usize, Error> {
         let (pools, owner) = (self.pools(), key.to_string());
         match record {
             Some(record) if record.complete => {

@@ -72,6 +72,11 @@ impl Command {
         self
     }
 
+    /// The command line as one would type it.
+    pub(crate) fn line(&self) -> String {
+        format!("{:?}", Line(&self.inner))
+    }
+
     /// What the child reads.
     #[must_use]
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {

@@ -1,6 +1,7 @@
 //! Podman: with its CNI backend as Debian 12 has it, or version 5 with netavark as Debian 13 has it.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,10 +76,16 @@ impl Podman {
         let this = Self::configured(host, NETAVARK, Some(root.clone()));
         let args = [Path::new("-ec"), Path::new(ROOT), Path::new("sh"), &packages, &root];
         Command::new("sh").args(args).run();
-        let plugins = root.join("usr/local/libexec/netavark");
-        fs::create_dir_all(&plugins)
-            .and_then(|()| fs::copy(host.plugin().path(), plugins.join("ovs-agent")))
-            .unwrap_or_else(|error| panic!("cannot fill {}: {error}", plugins.display()));
+        let (plugin, driver) = ("opt/cni/bin/ovs-agent", "usr/local/libexec/netavark/ovs-agent");
+        let make = |path: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().expect("below the root"))?;
+            Ok::<_, std::io::Error>(path)
+        };
+        make(plugin)
+            .and_then(|path| fs::copy(host.plugin().path(), path))
+            .and_then(|_| symlink(Path::new("/").join(plugin), make(driver)?))
+            .unwrap_or_else(|error| panic!("cannot put the plugin into place: {error}"));
         this
     }
 
@@ -94,6 +101,19 @@ impl Podman {
             None => Command::new(program),
             Some(root) => Command::new("chroot").args([root.as_path(), Path::new(program)]),
         }
+    }
+
+    /// Runs a shell session in which `podman` is this one; panics unless it succeeds. Returns its
+    /// stdout.
+    pub fn session(&self, script: &str) -> String {
+        let line = self.podman().line();
+        let podman = format!("podman() {{ CONTAINERS_CONF={FILE} {line} \"$@\"; }}\n");
+        Command::new("sh").args(["-ec", &format!("{podman}{script}")]).run()
+    }
+
+    /// What its containers are made of, as an option of `podman run`.
+    pub fn rootfs(&self) -> String {
+        format!("--rootfs {}", self.rootfs)
     }
 
     /// Writes a file as its programs will see it.

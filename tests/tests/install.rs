@@ -33,6 +33,7 @@ fn uninstall_leaves_no_trace() {
     for file in [
         "/opt/cni/bin/ovs-agent",
         "/usr/lib/cni/ovs-agent",
+        "/usr/local/libexec/netavark/ovs-agent",
         "/usr/local/sbin/ovs-port-agent",
         "/etc/ovs-port-agent/config.toml",
         "/etc/cni/net.d/50-ovs-agent.conflist",
@@ -97,6 +98,7 @@ fn what_the_user_wrote_stays() {
 fn a_destdir_is_filled_and_emptied() {
     let host = Host::bare();
     let before = host.sh(TREE);
+    host.sh("mkdir /run/image");
     let _done = run(&host, "install /run/image").success();
     assert!(Path::new("/run/image/opt/cni/bin/ovs-agent").is_file());
     assert_eq!(host.sh(TREE), before, "a DESTDIR install touched the host");

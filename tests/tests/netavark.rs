@@ -338,6 +338,26 @@ fn labels_pass_where_the_docker_api_drops_options() {
     assert!(address(&web, "eth0", 4).to_string().starts_with("10.30.0."));
 }
 
+/// docs/podman.md begins with a session; the image is the only thing a test machine lacks.
+#[test]
+fn the_session_of_the_page_works_as_printed() {
+    let scene = scene();
+    let page = scene.host.shipped("docs/podman.md");
+    let session = page.split("```sh\n").nth(1).and_then(|text| text.split("```").next()).unwrap();
+    let image = "docker.io/library/busybox";
+    assert!(session.contains(image), "{session}");
+    let session = session.replace(image, &scene.podman.rootfs());
+    let program = scene.host.port_agent().path().display().to_string();
+    let output = scene.podman.session(&session.replace("ovs-port-agent", &program));
+    assert_eq!(output.matches(" 0% packet loss").count(), 2, "{output}");
+    assert!(output.contains("10.30.0.50"), "{output}");
+    assert!(scene.podman.run("network ls").lines().count() <= 2);
+    // The gateway of VLAN 30 is kept until "down", which refuses where containers are plugged in.
+    assert_eq!(scene.host.vsctl("list-ports ovsbr1").trim(), "ovsbr1.30");
+    scene.host.port_agent().run("down");
+    assert_eq!(scene.host.vsctl("list-br"), "");
+}
+
 #[test]
 fn the_quadlet_examples_work() {
     let scene = scene();

@@ -83,7 +83,12 @@ impl Tool {
 
     fn command(line: &str) -> Command {
         let mut words = line.split(' ');
-        Command::new(words.next().unwrap()).args(words).env("PYTHONDONTWRITEBYTECODE", "1")
+        // Debian byte-compiles ifupdown2 when it installs it, and hears then what Python 3.13 says
+        // of its regular expressions.
+        Command::new(words.next().unwrap())
+            .args(words)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("PYTHONWARNINGS", "ignore::SyntaxWarning")
     }
 }
 

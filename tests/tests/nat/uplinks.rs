@@ -107,10 +107,12 @@ fn a_named_uplink_carries_the_traffic_or_nothing_does() {
     assert_eq!(routes(&host), made);
 }
 
-/// Routes and policy rules of the host, sorted; link-local addresses come when they like.
+/// Routes and policy rules of the host, sorted; link-local addresses and the kernel's own table
+/// `local` come when they like.
 fn routes(host: &Host) -> Vec<String> {
     let text = host.sh("for f in -4 -6; do ip $f rule; ip $f route show table all; done");
-    let lines = text.lines().filter(|line| !line.contains("fe80::"));
+    let lines =
+        text.lines().filter(|line| !line.contains("fe80::") && !line.contains(" table local "));
     let mut lines: Vec<String> =
         lines.map(|line| line.trim_end().replace(" linkdown", "")).collect();
     lines.sort_unstable();

@@ -22,6 +22,12 @@ impl VlanId {
     /// The untagged domain of a bridge.
     pub const UNTAGGED: Self = Self(0);
 
+    /// A number that stands in this program.
+    pub(crate) const fn known(number: u16) -> Self {
+        assert!(number <= 4094);
+        Self(number)
+    }
+
     /// The number itself.
     pub fn get(self) -> u16 {
         self.0

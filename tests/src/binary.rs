@@ -189,7 +189,7 @@ pub(crate) fn own() -> &'static Path {
 }
 
 /// Finds a binary of this build: beside the test executable or one directory up.
-fn binary(name: &str) -> PathBuf {
+pub(crate) fn binary(name: &str) -> PathBuf {
     let own = own();
     let path =
         own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());

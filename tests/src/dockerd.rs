@@ -1,10 +1,15 @@
-//! A real Docker daemon, for what it does to the packet filter.
+//! A real Docker daemon.
 
 use std::time::Duration;
 
-use crate::command::Command;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::command::{Command, Output, poll};
+use crate::container::Container;
 use crate::daemon::Daemon;
 use crate::host::Host;
+use crate::image;
 
 const SOCKET: &str = "unix:///run/docker.sock";
 const READY: Duration = Duration::from_secs(60);
@@ -16,6 +21,9 @@ pub struct Dockerd {
 }
 
 impl Dockerd {
+    /// An image of busybox that sleeps unless told otherwise.
+    pub const IMAGE: &str = image::NAME;
+
     /// Starts it and waits until it answers.
     pub(crate) fn start(_host: &Host) -> Self {
         let command = Command::new("dockerd").args([
@@ -34,6 +42,51 @@ impl Dockerd {
     /// Runs `docker`, arguments separated by blanks; panics unless it succeeds.
     pub fn run(&self, args: &str) -> String {
         Command::new("docker").args(["-H", SOCKET]).args(args.split_whitespace()).run()
+    }
+
+    /// Runs `docker`, whatever its end.
+    pub fn output(&self, args: &str) -> Output {
+        Command::new("docker")
+            .args(["-H", SOCKET])
+            .args(args.split_whitespace())
+            .deadline(Duration::from_secs(120))
+            .output()
+    }
+
+    /// Gives it the image that [`Dockerd::IMAGE`] names.
+    pub fn load(&self) {
+        let image = image::file().display().to_string();
+        self.run(&format!("load -q -i {image}"));
+    }
+
+    /// Starts a container that sleeps, with `options` of `docker run`.
+    pub fn start_container(&self, name: &str, options: &str) -> Container {
+        self.run(&format!("run -d --name {name} {options} {}", Self::IMAGE));
+        self.container(name)
+    }
+
+    /// The network namespace of a running container.
+    pub fn container(&self, name: &str) -> Container {
+        let pid = self.run(&format!("inspect -f {{{{.State.Pid}}}} {name}"));
+        Container::of_process(name, pid.trim().parse().expect("a process id"))
+    }
+
+    /// Kills it with SIGKILL, as a crash does, and the containerd it had started; containers go
+    /// on.
+    pub fn kill(self) {
+        self.daemon.kill();
+        let file = "/run/rig/docker/exec/containerd/containerd.pid";
+        let pid = std::fs::read_to_string(file).expect("dockerd has started containerd");
+        let pid = Pid::from_raw(pid.trim().parse().expect("a process id"));
+        // It may have died with dockerd.
+        kill(pid, Signal::SIGKILL).ok();
+        poll("containerd lives", READY, || kill(pid, None).is_err().then_some(()));
+        std::fs::remove_file(file).ok();
+    }
+
+    /// Everything it logged.
+    pub fn log(&self) -> String {
+        self.daemon.log()
     }
 
     /// Ends it in good order; its rules stay.

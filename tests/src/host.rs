@@ -7,6 +7,7 @@ use std::sync::MutexGuard;
 use crate::binary::{Plugin, PortAgent};
 use crate::command::{Command, Output};
 use crate::container::Container;
+use crate::docker_driver::DockerDriver;
 use crate::dockerd::Dockerd;
 use crate::isolation::Isolation;
 use crate::podman::Podman;
@@ -133,9 +134,15 @@ impl Host {
         Podman::new(self)
     }
 
+<<<<<<< HEAD
     /// Podman 5 with netavark, of Debian 13 whatever this machine is.
     pub fn podman5(&self) -> Podman {
         Podman::trixie(self)
+=======
+    /// Starts the Docker driver as built.
+    pub fn docker_driver(&self) -> DockerDriver {
+        DockerDriver::start()
+>>>>>>> 3b44f19 (docker: the driver: networks, pools, endpoints, proved on real dockerd)
     }
 
     /// Starts dockerd.

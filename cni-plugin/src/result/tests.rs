@@ -23,7 +23,7 @@ fn record() -> Record {
         complete: true,
         since: 0,
         netns: SANDBOX.into(),
-        netns_id: NetnsId { dev: 4, ino: 1 },
+        netns_id: Some(NetnsId { dev: 4, ino: 1 }),
         bridge: "ovsbr1".parse().unwrap(),
         port: "veth-web-eth0".parse().unwrap(),
         vlan: PortVlan::untagged(),

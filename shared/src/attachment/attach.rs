@@ -40,7 +40,7 @@ impl Engine {
             Ok(None) => {}
             Ok(Some(found))
                 if found.complete
-                    && found.netns_id == netns.id()
+                    && found.netns_id == Some(netns.id())
                     && found.bridge == request.bridge
                     && found.vlan == request.vlan
                     && found.isolated == request.isolated
@@ -55,9 +55,19 @@ impl Engine {
             }
             Err(error) => return Err(error),
         }
+        self.walk(request, Place::Inside(&netns), ovsdb)
+    }
+
+    /// The walk itself; the caller holds the lock.
+    pub(super) fn walk(
+        &self,
+        request: &AttachRequest,
+        place: Place<'_>,
+        mut ovsdb: Client,
+    ) -> Result<Record, Error> {
         // Read where it is needed: ovsdb-server answers while addresses are taken.
         let view = ovsdb.send_view(&request.bridge)?;
-        let mut walk = Walk { engine: self, request, netns, ovsdb };
+        let mut walk = Walk { engine: self, request, place, ovsdb };
         let undone = |cause: Error, undo: Result<(), Error>| match undo {
             Ok(()) => cause,
             Err(left) => Error::Left { cause: Box::new(cause), left: Box::new(left) },
@@ -126,7 +136,7 @@ impl Engine {
         self.start_over(key, record.as_ref())
     }
 
-    fn start_over(&self, key: &Key, record: Option<&Record>) -> Result<(), Error> {
+    pub(super) fn start_over(&self, key: &Key, record: Option<&Record>) -> Result<(), Error> {
         self.unplug(key, record)?;
         if record.is_some_and(|record| record.complete) {
             self.write_ledger(key, record, Action::Detach, None);
@@ -141,7 +151,7 @@ pub(super) fn lock_key(key: &Key) -> String {
 }
 
 /// Whether the switch and the kernel still have what the record says.
-fn is_plugged(ovsdb: &mut Client, record: &Record) -> Result<bool, Error> {
+pub(super) fn is_plugged(ovsdb: &mut Client, record: &Record) -> Result<bool, Error> {
     let Some(port) = ovsdb.port(&record.port)? else { return Ok(false) };
     let ours = owner::key_of(&port).as_ref() == Some(&record.key)
         && port.bridge.as_ref() == Some(&record.bridge)
@@ -159,11 +169,20 @@ struct Prepared {
     view: BridgeView,
 }
 
+/// Where the container end of the pair is made.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// In the container, and configured there.
+    Inside(&'a Netns),
+    /// Here, under this name and down, for the runtime to move and configure.
+    Here(&'a IfName),
+}
+
 /// One attach under way.
 struct Walk<'a> {
     engine: &'a Engine,
     request: &'a AttachRequest,
-    netns: Netns,
+    place: Place<'a>,
     ovsdb: Client,
 }
 
@@ -183,13 +202,17 @@ impl Walk<'_> {
     fn plug_in(&mut self, prepared: Prepared) -> Result<Record, Error> {
         let request = self.request;
         let Prepared { mut netlink, mut record, view } = prepared;
-        let mut inside = self.plug(&view, &mut netlink, &mut record)?;
+        let inside = self.plug(&view, &mut netlink, &mut record)?;
         record.ofport = Some(self.ovsdb.wait_open(&record.port, request.link_deadline)?);
-        netlink.wait_running(&record.port, request.link_deadline)?;
+        if inside.is_some() {
+            netlink.wait_running(&record.port, request.link_deadline)?;
+        }
         if request.addressing == Addressing::Later {
             self.engine.save(&record)?;
         } else {
-            inside.announce()?;
+            if let Some(mut inside) = inside {
+                inside.announce()?;
+            }
             self.engine.complete(&mut record)?;
         }
         Ok(record)
@@ -211,7 +234,10 @@ impl Walk<'_> {
             complete: false,
             since: state::now(),
             netns: request.netns.clone(),
-            netns_id: self.netns.id(),
+            netns_id: match self.place {
+                Place::Inside(netns) => Some(netns.id()),
+                Place::Here(_) => None,
+            },
             bridge: request.bridge.clone(),
             host_mac: owner::host_mac(&request.key, &port),
             port,
@@ -263,7 +289,7 @@ impl Walk<'_> {
         view: &BridgeView,
         netlink: &mut Netlink,
         record: &mut Record,
-    ) -> Result<Container, Error> {
+    ) -> Result<Option<Container>, Error> {
         let key = &self.request.key;
         let freed = Freed::new(self.engine.state().freed());
         let template = &self.engine.config().naming_template;
@@ -275,11 +301,15 @@ impl Walk<'_> {
             record.host_mac = owner::host_mac(key, &name);
             record.port = name;
             self.engine.save(record)?;
+            let (peer, netns) = match self.place {
+                Place::Inside(netns) => (&key.ifname, Some(netns)),
+                Place::Here(peer) => (peer, None),
+            };
             let veth = Veth {
                 host: &record.port,
                 host_mac: record.host_mac,
-                peer: &key.ifname,
-                netns: Some(&self.netns),
+                peer,
+                netns,
                 peer_mac: record.mac,
                 mtu: record.mtu,
             };
@@ -290,14 +320,17 @@ impl Walk<'_> {
                 }
                 Err(link::Error::Exists { .. }) => {
                     return Err(Error::InterfaceExists {
-                        ifname: key.ifname.clone(),
-                        netns: record.netns.clone(),
+                        ifname: peer.clone(),
+                        netns: netns.map_or_else(|| "the host".into(), |_| record.netns.clone()),
                     });
                 }
                 Err(error) => return Err(error.into()),
             };
             let sent = self.ovsdb.send_port(&view.bridge, &self.port(record))?;
-            let inside = self.configure(&view.bridge, record);
+            let inside = match self.place {
+                Place::Inside(netns) => self.configure(&view.bridge, netns, record).map(Some),
+                Place::Here(peer) => hand_over(&view.bridge, peer).map(|()| None),
+            };
             match self.ovsdb.read_port(&view.bridge, &record.port, &sent) {
                 Ok(()) => return inside,
                 Err(ovsdb::Error::PortExists { .. }) => netlink.delete_link(host_end)?,
@@ -308,8 +341,13 @@ impl Walk<'_> {
     }
 
     /// Addresses, routes and offloads inside the container, with one visit.
-    fn configure(&self, bridge: &Bridge, record: &mut Record) -> Result<Container, Error> {
-        let mut inside = visit(&self.netns, record)?;
+    fn configure(
+        &self,
+        bridge: &Bridge,
+        netns: &Netns,
+        record: &mut Record,
+    ) -> Result<Container, Error> {
+        let mut inside = visit(netns, record)?;
         if bridge.is_userspace() {
             // ovs-vswitchd takes frames as they are: nobody would fill in the checksums.
             inside.inside.set_tx_checksum(&record.key.ifname, false)?;
@@ -350,6 +388,14 @@ impl Walk<'_> {
             interface_external_ids: request.interface_external_ids.clone(),
         }
     }
+}
+
+/// What the runtime will not do to the end it moves.
+fn hand_over(bridge: &Bridge, peer: &IfName) -> Result<(), Error> {
+    if bridge.is_userspace() {
+        Inside::visit(&Netns::current()?)?.set_tx_checksum(peer, false)?;
+    }
+    Ok(())
 }
 
 /// Opens the container's end of the pair.

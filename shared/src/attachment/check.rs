@@ -47,8 +47,9 @@ impl Engine {
             .ok_or_else(|| Error::Unknown { key: key.clone() })?;
         let netns = Netns::open(&request.netns)?;
         let difference = Difference(key);
-        difference.none("the network namespace", &netns.id(), &record.netns_id, |id| {
-            format!("inode {}", id.ino)
+        let (found, made_in) = (Some(netns.id()), record.netns_id);
+        difference.none("the network namespace", &found, &made_in, |id| {
+            id.map_or_else(|| "unknown".to_owned(), |id| format!("inode {}", id.ino))
         })?;
         let host = Netlink::open()?
             .link(&record.port)?

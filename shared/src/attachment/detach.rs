@@ -171,7 +171,7 @@ fn delete_host_end(name: &IfName, mac: Mac) -> Result<bool, Error> {
 /// finished record, and only with the recorded MAC.
 fn delete_container_end(record: &Record) -> Result<(), Error> {
     let Ok(netns) = Netns::open(&record.netns) else { return Ok(()) };
-    if netns.id() != record.netns_id {
+    if Some(netns.id()) != record.netns_id {
         return Ok(());
     }
     let mut inside = netns.enter(Netlink::open)??;

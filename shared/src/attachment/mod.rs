@@ -6,6 +6,7 @@ mod collect;
 mod detach;
 mod freed;
 pub mod owner;
+mod plug;
 pub mod record;
 pub mod request;
 mod show;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 pub use check::CheckRequest;
 pub use collect::{Collected, GcRequest};
+pub use plug::peer_name;
 pub use record::{Key, Record, Runtime};
 pub use request::{Address, Addressing, AttachRequest};
 use sha2::{Digest as _, Sha256};

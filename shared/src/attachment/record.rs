@@ -111,8 +111,10 @@ pub struct Record {
     pub since: u64,
     /// Path of the container's namespace.
     pub netns: PathBuf,
-    /// Which namespace that was.
-    pub netns_id: NetnsId,
+    /// Which namespace that was; `None` where the runtime made it after us and moved the interface
+    /// there itself ([`Engine::plug`](super::Engine::plug)).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns_id: Option<NetnsId>,
     /// The bridge.
     pub bridge: IfName,
     /// The port: name of the host end.

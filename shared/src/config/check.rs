@@ -13,6 +13,7 @@ use crate::address::overlaps;
 use crate::error::Fault;
 use crate::ledger;
 use crate::name::IfName;
+use crate::vlan::VlanId;
 
 /// Longest wait for a storm of link events, in milliseconds.
 const MAX_DEBOUNCE: i64 = 60_000;
@@ -83,6 +84,9 @@ pub(super) fn config(raw: &Raw, source: Source<'_>, sysfs: &Path) -> Result<Conf
     })?;
     set(&mut config.debounce_ms, debounce);
     set(&mut config.enable_rename, raw.enable_rename);
+
+    let vlans = value(source, "docker_vlans", &raw.docker_vlans, |text| vlans(text))?;
+    set(&mut config.docker_vlans, vlans);
 
     let name = value(source, "bridge_name", &raw.bridge_name, |text| interface(text))?;
     match &raw.bridge {
@@ -172,6 +176,18 @@ fn one_of(key: &str, words: &[&str]) -> Problem {
 fn interface(text: &str) -> Result<IfName, Problem> {
     text.parse().map_err(|error: crate::name::NameError| {
         problem(error.to_string(), "write a name as `ip link` shows it")
+    })
+}
+
+/// `first-last`, both VLANs that can be tagged.
+fn vlans(text: &str) -> Result<(VlanId, VlanId), Problem> {
+    let end = |text: &str| VlanId::try_from(text.trim().parse::<u64>().ok()?).ok();
+    let ends = text.split_once('-').and_then(|(first, last)| Some((end(first)?, end(last)?)));
+    ends.filter(|(first, last)| *first > VlanId::UNTAGGED && first <= last).ok_or_else(|| {
+        problem(
+            "expected first-last, two VLANs from 1 to 4094, lowest first",
+            "write docker_vlans = \"3000-3999\"",
+        )
     })
 }
 

@@ -14,6 +14,7 @@ use crate::error::{Fault, Kind};
 use crate::ledger;
 use crate::name::{IfName, Template};
 use crate::ovsdb::Endpoint;
+use crate::vlan::VlanId;
 
 /// Where the configuration is looked for.
 pub const DEFAULT_PATH: &str = "/etc/ovs-port-agent/config.toml";
@@ -59,6 +60,8 @@ pub struct Config {
     pub ovsdb: Endpoint,
     /// Leases, records and locks; a tmpfs, so that a reboot leaks nothing.
     pub state_dir: PathBuf,
+    /// First and last VLAN that Docker networks of their own are given.
+    pub docker_vlans: (VlanId, VlanId),
     /// The bridges.
     pub bridges: Vec<Bridge>,
 }
@@ -241,6 +244,7 @@ impl Default for Config {
             ledger_sync: ledger::Sync::default(),
             ovsdb: Endpoint::default(),
             state_dir: "/run/ovs-port-agent".into(),
+            docker_vlans: (VlanId::known(3000), VlanId::known(3999)),
             bridges: vec![
                 bridge(DIRECT, Mode::Direct { uplink: None, addresses: Vec::new(), gateway: None }),
                 bridge(

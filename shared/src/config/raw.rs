@@ -26,6 +26,7 @@ pub(super) struct Raw {
     pub(super) ledger_sync: Given<String>,
     pub(super) ovsdb_socket: Given<String>,
     pub(super) state_dir: Given<String>,
+    pub(super) docker_vlans: Given<String>,
     pub(super) bridge: Given<Vec<Spanned<RawBridge>>>,
 }
 

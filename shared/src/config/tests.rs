@@ -179,6 +179,9 @@ fn a_mistake_is_one_line_with_its_place_and_the_way_out() {
             "ledger_path = \"/var/lib/\"",
             "ledger_path = \"/var/lib/\": expected a path that neither ends",
         ),
+        ("docker_vlans = \"40-30\"", "docker_vlans = \"40-30\": expected first-last"),
+        ("docker_vlans = \"0-30\"", "docker_vlans = \"0-30\": expected first-last"),
+        ("docker_vlans = \"1-4095\"", "docker_vlans = \"1-4095\": expected first-last"),
         ("state_dir = \"/run/../etc\"", "state_dir = \"/run/../etc\": expected a path"),
         ("ledger_path = \"/a\\nb\"", "ledger_path = \"/a\\nb\": expected an absolute path"),
         (
@@ -467,7 +470,7 @@ proptest! {
     fn no_value_panics_and_every_refusal_has_a_place(
         key in proptest::sample::select(vec![
             "bridge_name", "interfaces_path", "managed_block_tag", "naming_template",
-            "ledger_sync", "ovsdb_socket", "state_dir", "name", "mode", "uplink", "address",
+            "ledger_sync", "ovsdb_socket", "state_dir", "docker_vlans", "name", "mode", "uplink", "address",
             "gateway", "datapath_type",
         ]),
         value in prop_oneof![any::<String>(), "[0-9a-f:.]{0,12}/[0-9]{1,3}", "[{}a-z0-9-]{0,20}"],

@@ -118,6 +118,60 @@ impl<'a> Networks<'a> {
         }
     }
 
+    /// Takes the subnets of `network` away again, and with the last of them its gateway port.
+    pub fn forget(&self, network: &Network) -> Result<(), Error> {
+        if network.is_configured(&self.config.bridges) {
+            return Ok(());
+        }
+        let _lock = self.state.lock("networks")?;
+        let path = self.path(network);
+        let Some(mut made) = state::read::<Network>(&path)? else { return Ok(()) };
+        made.subnets.retain(|subnet| !network.subnets.iter().any(|s| s.net == subnet.net));
+        if made.subnets.is_empty() {
+            state::remove(&path)?;
+        } else {
+            state::write(&path, &made)?;
+        }
+        // NAT first: it speaks of the port.
+        nat::apply(&self.state, &self.segments()?)?;
+        if !network.gateway || network.vlan == VlanId::UNTAGGED {
+            return Ok(());
+        }
+        let name = gateway_port(network);
+        if made.subnets.is_empty() {
+            return self.delete_gateway(&name);
+        }
+        let mut netlink = Netlink::open()?;
+        if let Some(link) = netlink.link(&name)? {
+            for address in network.gateway_addresses() {
+                netlink.delete_address(link.index, address)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a gateway port, and waits until the switch has seen that: the next network of this
+    /// VLAN takes the same name.
+    fn delete_gateway(&self, name: &IfName) -> Result<(), Error> {
+        let mut ovsdb = Client::connect(&self.config.ovsdb, bridge::OVSDB_DEADLINE)?;
+        let Some(port) = ovsdb.port(name)? else { return Ok(()) };
+        let ours = role(ROLE_GATEWAY).iter().all(|(k, v)| port.external_ids.get(k) == Some(v));
+        if ours {
+            let generation = ovsdb.delete_ports(&[port.uuid])?;
+            ovsdb.wait_applied(generation, OPEN_DEADLINE)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the gateway port of a VLAN an MTU of its own.
+    pub fn set_mtu(&self, network: &Network, mtu: u32) -> Result<(), Error> {
+        if network.gateway && network.vlan != VlanId::UNTAGGED {
+            let mut ovsdb = Client::connect(&self.config.ovsdb, bridge::OVSDB_DEADLINE)?;
+            ovsdb.set_mtu(&gateway_port(network), Some(mtu))?;
+        }
+        Ok(())
+    }
+
     fn is_made(&self, path: &Path, network: &Network) -> Result<bool, Error> {
         Ok(state::read::<Network>(path)?.is_some_and(|made| {
             (made.gateway || !network.gateway)

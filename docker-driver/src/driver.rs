@@ -1,0 +1,425 @@
+//! The NetworkDriver: what each call of dockerd does. Every one can be repeated, and removing what
+//! is not there succeeds.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use shared::attachment::record::Labels;
+use shared::attachment::{
+    Address, Addressing, AttachRequest, Engine, Key, Readiness, Runtime, peer_name,
+};
+use shared::error::sentence;
+use shared::mac::Mac;
+use shared::network::Network;
+use shared::network::gateway::Networks;
+use shared::state;
+use shared::vlan::{PortVlan, VlanId};
+
+use crate::error::Error;
+use crate::ipam::Ipam;
+use crate::message::{CreateEndpoint, CreateNetwork, OfEndpoint, OfNetwork};
+use crate::network::{DockerNetwork, Surroundings, plan};
+use crate::options::{endpoint_mtu, publishes};
+use crate::store::Store;
+
+/// The program behind every attachment of Docker's.
+const CALLER: &str = "dockerd";
+
+/// What Docker names the interface in the container after; it counts them itself.
+const PREFIX: &str = "eth";
+
+/// How long ovs-vswitchd may take to open a port.
+const LINK_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How long an endpoint may wait for its Join, in seconds: dockerd sends it at once.
+const UNJOINED: u64 = 3600;
+
+/// An endpoint, from `CreateEndpoint` to `DeleteEndpoint`. dockerd sends neither again after its
+/// own restart.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Endpoint {
+    id: String,
+    network: String,
+    addresses: Vec<IpNet>,
+    mac: Mac,
+    mtu: Option<u32>,
+    boot_id: String,
+    since: u64,
+    joined: bool,
+}
+
+/// The driver of one host.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    engine: Engine,
+    networks: Store<DockerNetwork>,
+    endpoints: Store<Endpoint>,
+    ipam: Ipam,
+    /// dockerd has started since: its rules may lack ours.
+    fresh_dockerd: AtomicBool,
+}
+
+impl Driver {
+    /// The driver with what it kept in `dir`.
+    pub(crate) fn open(engine: Engine, dir: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            engine,
+            networks: Store::open(dir.join("networks"))?,
+            endpoints: Store::open(dir.join("endpoints"))?,
+            ipam: Ipam::new(Store::open(dir.join("pools"))?),
+            fresh_dockerd: AtomicBool::new(false),
+        })
+    }
+
+    /// Answers one call. `None` if there is no such method.
+    pub(crate) fn call(&self, method: &str, body: &[u8]) -> Option<Result<Value, Error>> {
+        let (engine, ipam) = (&self.engine, &self.ipam);
+        Some(match method {
+            "Plugin.Activate" => self.activate(),
+            "NetworkDriver.GetCapabilities" => {
+                Ok(json!({"Scope": "local", "ConnectivityScope": "local"}))
+            }
+            "NetworkDriver.CreateNetwork" => read(body).and_then(|r| self.create_network(&r)),
+            "NetworkDriver.DeleteNetwork" => read(body).and_then(|r| self.delete_network(&r)),
+            "NetworkDriver.CreateEndpoint" => read(body).and_then(|r| self.create_endpoint(&r)),
+            "NetworkDriver.EndpointOperInfo" => {
+                read(body).map(|_: OfEndpoint| json!({"Value": {}}))
+            }
+            "NetworkDriver.Join" => read(body).and_then(|r| self.join(&r)),
+            "NetworkDriver.Leave" => read(body).and_then(|r| self.leave(&r)),
+            "NetworkDriver.DeleteEndpoint" => read(body).and_then(|r| self.delete_endpoint(&r)),
+            "NetworkDriver.ProgramExternalConnectivity" => {
+                read(body).and_then(|r| self.open_outside(&r))
+            }
+            "NetworkDriver.RevokeExternalConnectivity" => read(body).map(|_: OfEndpoint| json!({})),
+            // Of swarm, which a driver of local scope is not part of.
+            "NetworkDriver.DiscoverNew" | "NetworkDriver.DiscoverDelete" => Ok(json!({})),
+            "IpamDriver.GetCapabilities" => {
+                Ok(json!({"RequiresMACAddress": false, "RequiresRequestReplay": true}))
+            }
+            "IpamDriver.GetDefaultAddressSpaces" => Ok(Ipam::address_spaces()),
+            "IpamDriver.RequestPool" => read(body).and_then(|r| ipam.request_pool(engine, &r)),
+            "IpamDriver.ReleasePool" => read(body).and_then(|r| ipam.release_pool(engine, &r)),
+            "IpamDriver.RequestAddress" => {
+                read(body).and_then(|r| ipam.request_address(engine, &r))
+            }
+            "IpamDriver.ReleaseAddress" => {
+                read(body).and_then(|r| ipam.release_address(engine, &r))
+            }
+            _ => return None,
+        })
+    }
+
+    /// What undoes a call that succeeded after dockerd was told it had failed: dockerd will not.
+    pub(crate) fn undoing(method: &str) -> Option<&'static str> {
+        match method {
+            "NetworkDriver.CreateNetwork" => Some("NetworkDriver.DeleteNetwork"),
+            "NetworkDriver.CreateEndpoint" => Some("NetworkDriver.DeleteEndpoint"),
+            _ => None,
+        }
+    }
+
+    fn activate(&self) -> Result<Value, Error> {
+        self.ipam.expect_replay()?;
+        self.fresh_dockerd.store(true, Ordering::Relaxed);
+        Ok(json!({"Implements": ["NetworkDriver", "IpamDriver"]}))
+    }
+
+    fn create_network(&self, request: &CreateNetwork) -> Result<Value, Error> {
+        if self.networks.get(&request.network)?.is_some_and(|network| !network.removed) {
+            return Ok(json!({}));
+        }
+        let networks = Networks::new(self.engine.config());
+        let (made, others) = (networks.made()?, self.networks.all()?);
+        let network = plan(
+            request,
+            &Surroundings {
+                config: self.engine.config(),
+                made: &made,
+                others: &others,
+                pools: &self.ipam.pools()?,
+            },
+        )?;
+        self.engine
+            .ready(&Readiness { bridge: network.place.bridge.clone(), subnets: Vec::new() })?;
+        self.networks.put(&network.id, &network)?;
+        let made = self.ensure(&network);
+        if let Err(error) = made {
+            if let Err(left) = self.remove_network(network) {
+                tracing::error!(error = %sentence(&left), "a refused network is not all gone");
+            }
+            return Err(error);
+        }
+        self.pass_forward();
+        Ok(json!({}))
+    }
+
+    /// Makes what a network needs on the host; quick where it is there.
+    fn ensure(&self, network: &DockerNetwork) -> Result<(), Error> {
+        if network.place.subnets.is_empty() {
+            return Ok(());
+        }
+        Ok(self.engine.ensure_network(&network.place, network.mtu)?)
+    }
+
+    /// Docker drops what it does not know when forwarding: our one rule in its chain.
+    fn pass_forward(&self) {
+        self.fresh_dockerd.store(false, Ordering::Relaxed);
+        if let Err(error) = Engine::let_through() {
+            tracing::error!(error = %sentence(&error), "Docker's rules may drop our traffic");
+        }
+    }
+
+    fn delete_network(&self, request: &OfNetwork) -> Result<Value, Error> {
+        for endpoint in self.endpoints.all()? {
+            if endpoint.network == request.network {
+                self.remove_endpoint(&endpoint.network, &endpoint.id)?;
+            }
+        }
+        match self.networks.get(&request.network) {
+            Ok(Some(network)) => self.remove_network(network)?,
+            Ok(None) => {}
+            // It cannot be read, so nobody can know what it was.
+            Err(error) => {
+                tracing::error!(error = %sentence(&error), "a lost network is removed unseen");
+                self.networks.remove(&request.network)?;
+            }
+        }
+        Ok(json!({}))
+    }
+
+    fn remove_network(&self, mut network: DockerNetwork) -> Result<(), Error> {
+        network.removed = true;
+        self.networks.put(&network.id, &network)?;
+        let others = self.networks.all()?;
+        let shared = |net: IpNet| {
+            others.iter().filter(|other| other.id != network.id && !other.removed).any(|other| {
+                other.place.bridge == network.place.bridge
+                    && other.place.vlan == network.place.vlan
+                    && other.place.subnets.iter().any(|subnet| subnet.net == net)
+            })
+        };
+        let mut place: Network = network.place.clone();
+        place.subnets.retain(|subnet| !shared(subnet.net));
+        if place.subnets.is_empty() || self.engine.forget_network(&place)? {
+            self.networks.remove(&network.id)?;
+        }
+        Ok(())
+    }
+
+    fn network(&self, id: &str) -> Result<DockerNetwork, Error> {
+        let found = self.networks.get(id)?.filter(|network| !network.removed);
+        found.ok_or_else(|| Error::Unknown { what: "network", id: id.to_owned() })
+    }
+
+    fn create_endpoint(&self, request: &CreateEndpoint) -> Result<Value, Error> {
+        let network = self.network(&request.network)?;
+        if publishes(&request.options) {
+            return Err(unpublished());
+        }
+        let mtu = endpoint_mtu(&request.options)?.or(network.mtu);
+        let mut addresses = Vec::new();
+        for text in [&request.interface.address, &request.interface.address_ipv6] {
+            if !text.is_empty() {
+                let address: IpNet = text.parse().map_err(|_| {
+                    Error::field("Address", text, "is no address with a length", "name another")
+                })?;
+                addresses.push(address);
+            }
+        }
+        let given = &request.interface.mac;
+        let mac = if given.is_empty() {
+            // An address handed on keeps its MAC, so no neighbour cache goes stale.
+            let first = addresses.first();
+            first.map_or_else(
+                || Mac::from_hash(request.endpoint.as_bytes()),
+                |address| Mac::from_ip(address.addr()),
+            )
+        } else {
+            given.parse().map_err(|_| {
+                let problem = "is no unicast MAC address";
+                Error::field("--mac-address", given, problem, "write it as 02:00:5e:10:00:01")
+            })?
+        };
+        let endpoint = Endpoint {
+            id: request.endpoint.clone(),
+            network: request.network.clone(),
+            addresses,
+            mac,
+            mtu,
+            boot_id: state::boot_id()?,
+            since: state::now(),
+            joined: false,
+        };
+        self.endpoints.put(&endpoint.id, &endpoint)?;
+        // Only what Docker left open may be in the answer.
+        let interface =
+            if given.is_empty() { json!({"MacAddress": mac.to_string()}) } else { json!({}) };
+        Ok(json!({"Interface": interface}))
+    }
+
+    fn join(&self, request: &OfEndpoint) -> Result<Value, Error> {
+        let network = self.network(&request.network)?;
+        let mut endpoint = self
+            .endpoints
+            .get(&request.endpoint)?
+            .ok_or_else(|| Error::Unknown { what: "endpoint", id: request.endpoint.clone() })?;
+        self.ensure(&network)?;
+        let key = key(&request.network, &request.endpoint);
+        self.engine.plug(&attach_request(&network, &endpoint, &key, &request.sandbox))?;
+        endpoint.joined = true;
+        if let Err(error) = self.endpoints.put(&endpoint.id, &endpoint) {
+            self.engine.detach(&key)?;
+            return Err(error);
+        }
+        let gateway = |v4: bool| {
+            let mut addresses = endpoint.addresses.iter().map(IpNet::addr);
+            addresses.find(|ip| ip.is_ipv4() == v4).and_then(|ip| network.gateway_of(ip))
+        };
+        let mut reply = json!({
+            "InterfaceName": {"SrcName": peer_name(&key).to_string(), "DstPrefix": PREFIX},
+        });
+        for (name, gateway) in [("Gateway", gateway(true)), ("GatewayIPv6", gateway(false))] {
+            if let Some(gateway) = gateway {
+                reply[name] = gateway.to_string().into();
+            }
+        }
+        // Without it, Docker adds a second interface with a way out of its own.
+        if gateway(true).is_none() && !network.internal {
+            reply["DisableGatewayService"] = true.into();
+        }
+        Ok(reply)
+    }
+
+    fn leave(&self, request: &OfEndpoint) -> Result<Value, Error> {
+        self.engine.detach(&key(&request.network, &request.endpoint))?;
+        Ok(json!({}))
+    }
+
+    fn delete_endpoint(&self, request: &OfEndpoint) -> Result<Value, Error> {
+        self.remove_endpoint(&request.network, &request.endpoint)?;
+        Ok(json!({}))
+    }
+
+    fn remove_endpoint(&self, network: &str, endpoint: &str) -> Result<(), Error> {
+        self.engine.detach(&key(network, endpoint))?;
+        self.endpoints.remove(endpoint)?;
+        Ok(())
+    }
+
+    fn open_outside(&self, request: &OfEndpoint) -> Result<Value, Error> {
+        if publishes(&request.options) {
+            return Err(unpublished());
+        }
+        if self.fresh_dockerd.load(Ordering::Relaxed) {
+            self.pass_forward();
+        }
+        Ok(json!({}))
+    }
+
+    /// Puts back what a reboot took: gateways, NAT, leases.
+    pub(crate) fn restore(&self) -> Result<(), Error> {
+        self.engine.state().prepare()?;
+        self.ipam.restore(&self.engine)?;
+        for network in self.networks.all()? {
+            if !network.removed {
+                self.ensure(&network)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Clears away what dockerd has forgotten: it never sends a Leave for a container that died
+    /// with it, nor anything again that failed.
+    pub(crate) fn sweep(&self) -> Result<(), Error> {
+        let (lost, failed) = self.engine.unplug_lost(Runtime::Docker)?;
+        for error in failed {
+            tracing::warn!(error = %sentence(&error), "a lost endpoint cannot be unplugged yet");
+        }
+        let boot = state::boot_id()?;
+        for endpoint in self.endpoints.all()? {
+            let key = key(&endpoint.network, &endpoint.id);
+            let dead = endpoint.boot_id != boot
+                || (endpoint.joined
+                    && (lost.contains(&key) || self.engine.record(&key)?.is_none()))
+                || (!endpoint.joined && state::now().saturating_sub(endpoint.since) > UNJOINED);
+            if dead {
+                self.remove_endpoint(&endpoint.network, &endpoint.id)?;
+            }
+        }
+        for network in self.networks.all()? {
+            if network.removed {
+                self.remove_network(network)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which attachment an endpoint is. Docker numbers the interface itself, later.
+fn key(network: &str, endpoint: &str) -> Key {
+    let short = network.chars().take(12).collect();
+    let ifname = "eth0".parse().unwrap_or_else(|_| unreachable!("eth0 is an interface name"));
+    Key { network: short, container: endpoint.to_owned(), ifname }
+}
+
+fn attach_request(
+    network: &DockerNetwork,
+    endpoint: &Endpoint,
+    key: &Key,
+    sandbox: &str,
+) -> AttachRequest {
+    let place = &network.place;
+    let gateway = |ip: IpAddr| network.gateway_of(ip);
+    let addresses = endpoint
+        .addresses
+        .iter()
+        .map(|address| Address { address: *address, gateway: gateway(address.addr()) })
+        .collect();
+    let vlan = match place.vlan {
+        VlanId::UNTAGGED => PortVlan::untagged(),
+        vlan => PortVlan::access(vlan),
+    };
+    AttachRequest {
+        key: key.clone(),
+        runtime: Runtime::Docker,
+        caller: CALLER.to_owned(),
+        netns: sandbox.into(),
+        bridge: place.bridge.clone(),
+        vlan,
+        mtu: endpoint.mtu,
+        mac: Some(endpoint.mac),
+        ofport_request: None,
+        interface_type: String::new(),
+        external_ids: BTreeMap::from([("docker-network".to_owned(), network.id.clone())]),
+        interface_external_ids: BTreeMap::new(),
+        isolated: false,
+        addressing: Addressing::Given { addresses },
+        routes: Vec::new(),
+        labels: Labels::default(),
+        link_deadline: LINK_DEADLINE,
+        front_end: Value::Null,
+    }
+}
+
+fn unpublished() -> Error {
+    Error::refused(
+        "ports cannot be published (-p) on a network of ovs-agent yet",
+        "start the container without -p: the host reaches it by its own address",
+    )
+}
+
+/// Reads a request. An empty body is never one.
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(Error::Empty);
+    }
+    serde_json::from_slice(body).map_err(|source| Error::Malformed { source })
+}

@@ -1,0 +1,164 @@
+//! The options a user gives with `-o`, all of them strings.
+
+use serde_json::Value;
+use shared::name::IfName;
+use shared::vlan::VlanId;
+
+use crate::error::Error;
+use crate::message::{DOCKERS_OWN, GENERIC, Options, PORT_MAP};
+
+/// Least MTU that carries IPv4 (RFC 791) and the kernel's most.
+const MTU: std::ops::RangeInclusive<u32> = 68..=65_535;
+
+/// What Docker's own drivers call the MTU.
+const DOCKERS_MTU: &str = "com.docker.network.driver.mtu";
+
+/// `docker network create -o`.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct NetworkOptions {
+    pub(crate) bridge: Option<IfName>,
+    pub(crate) vlan: Option<VlanId>,
+    pub(crate) mtu: Option<u32>,
+    pub(crate) nat: Option<bool>,
+}
+
+impl NetworkOptions {
+    /// Reads the `-o` map out of the options of a network.
+    pub(crate) fn read(options: &Options) -> Result<Self, Error> {
+        let mut read = Self::default();
+        let Some(generic) = options.get(GENERIC).and_then(Value::as_object) else {
+            return Ok(read);
+        };
+        for (name, value) in generic {
+            let text = text(value);
+            let wrong = |problem: &str, hint: &str| {
+                Error::field(&format!("-o {name}"), &text, problem, hint)
+            };
+            match name.as_str() {
+                "bridge" => {
+                    let name = text.parse().map_err(|_| {
+                        wrong("is no bridge name", "write the name as \"ovs-vsctl list-br\" does")
+                    })?;
+                    read.bridge = Some(name);
+                }
+                "vlan" => {
+                    let vlan = text.parse().ok().and_then(|id: u64| VlanId::try_from(id).ok());
+                    read.vlan = Some(vlan.ok_or_else(|| {
+                        wrong("is no VLAN: expected 0 (untagged) to 4094", "write -o vlan=30")
+                    })?);
+                }
+                "mtu" | DOCKERS_MTU => read.mtu = Some(mtu(name, &text)?),
+                "nat" => {
+                    read.nat = Some(match text.as_str() {
+                        "true" => true,
+                        "false" => false,
+                        _ => return Err(wrong("is neither true nor false", "write -o nat=false")),
+                    });
+                }
+                _ => {
+                    let problem = "is an option that this driver does not have";
+                    let hint = "use bridge, vlan, mtu and nat, or leave it out";
+                    return Err(wrong(problem, hint));
+                }
+            }
+        }
+        Ok(read)
+    }
+}
+
+/// `--driver-opt` of an endpoint: only an MTU of its own.
+pub(crate) fn endpoint_mtu(options: &Options) -> Result<Option<u32>, Error> {
+    let mut found = None;
+    for (name, value) in options {
+        match name.as_str() {
+            "mtu" | DOCKERS_MTU => found = Some(mtu(name, &text(value))?),
+            own if own.starts_with(DOCKERS_OWN) => {}
+            _ => {
+                let problem = "is a driver option that endpoints do not have";
+                let field = format!("driver-opt {name}");
+                return Err(Error::field(
+                    &field,
+                    &text(value),
+                    problem,
+                    "use mtu, or leave it out",
+                ));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether ports are to be published.
+pub(crate) fn publishes(options: &Options) -> bool {
+    options.get(PORT_MAP).and_then(Value::as_array).is_some_and(|ports| !ports.is_empty())
+}
+
+fn mtu(name: &str, text: &str) -> Result<u32, Error> {
+    text.parse().ok().filter(|mtu| MTU.contains(mtu)).ok_or_else(|| {
+        let problem = "is no MTU: expected 68 to 65535 bytes";
+        Error::field(&format!("-o {name}"), text, problem, "write -o mtu=1400")
+    })
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn options(generic: Value) -> Options {
+        Options::from([(GENERIC.to_owned(), generic)])
+    }
+
+    #[test]
+    fn strings_become_values() {
+        let given =
+            options(json!({"bridge": "ovsbr0", "vlan": "30", "mtu": "1400", "nat": "false"}));
+        let read = NetworkOptions::read(&given).unwrap();
+        assert_eq!(read.bridge.unwrap().as_str(), "ovsbr0");
+        assert_eq!(read.vlan.unwrap().get(), 30);
+        assert_eq!((read.mtu, read.nat), (Some(1400), Some(false)));
+        let docker = options(json!({DOCKERS_MTU: "9000"}));
+        assert_eq!(NetworkOptions::read(&docker).unwrap().mtu, Some(9000));
+        assert_eq!(NetworkOptions::read(&Options::new()).unwrap(), NetworkOptions::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (name, value) in [
+            ("vlan", "4095"),
+            ("vlan", "-1"),
+            ("vlan", ""),
+            ("mtu", "67"),
+            ("mtu", "big"),
+            ("nat", "yes"),
+            ("bridge", "a bridge"),
+            ("vlna", "30"),
+        ] {
+            let error = NetworkOptions::read(&options(json!({name: value}))).unwrap_err();
+            assert!(error.to_string().contains(&format!("-o {name} \"{value}\"")), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_endpoint_has_an_mtu_and_nothing_else() {
+        let own = Options::from([
+            ("com.docker.network.endpoint.exposedports".to_owned(), json!([])),
+            ("mtu".to_owned(), json!("1280")),
+        ]);
+        assert_eq!(endpoint_mtu(&own).unwrap(), Some(1280));
+        let other = Options::from([("vlan".to_owned(), json!("3"))]);
+        assert!(endpoint_mtu(&other).unwrap_err().to_string().contains("driver-opt vlan"));
+    }
+
+    #[test]
+    fn an_empty_list_publishes_nothing() {
+        let with = |ports| Options::from([(PORT_MAP.to_owned(), ports)]);
+        assert!(!publishes(&with(json!([]))) && !publishes(&with(Value::Null)));
+        assert!(publishes(&with(json!([{"Proto": 6, "Port": 80}]))));
+    }
+}

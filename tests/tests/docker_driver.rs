@@ -1,0 +1,367 @@
+//! The Docker driver on the wire: calls shaped as dockerd sends them, without dockerd.
+#![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests")]
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rig::{DockerDriver, Host, assert_same, poll};
+use serde_json::{Value, json};
+
+const NETWORK: &str = "1111111111111111111111111111111111111111111111111111111111111111";
+const OTHER: &str = "2222222222222222222222222222222222222222222222222222222222222222";
+const ENDPOINT: &str = "3333333333333333333333333333333333333333333333333333333333333333";
+
+/// Every method whose request has data.
+const METHODS: [&str; 13] = [
+    "NetworkDriver.CreateNetwork",
+    "NetworkDriver.DeleteNetwork",
+    "NetworkDriver.CreateEndpoint",
+    "NetworkDriver.DeleteEndpoint",
+    "NetworkDriver.EndpointOperInfo",
+    "NetworkDriver.Join",
+    "NetworkDriver.Leave",
+    "NetworkDriver.ProgramExternalConnectivity",
+    "NetworkDriver.RevokeExternalConnectivity",
+    "IpamDriver.RequestPool",
+    "IpamDriver.ReleasePool",
+    "IpamDriver.RequestAddress",
+    "IpamDriver.ReleaseAddress",
+];
+
+/// A host that is up, and a driver on it.
+fn host() -> (Host, DockerDriver) {
+    let host = Host::new();
+    host.port_agent().run("up");
+    let driver = host.docker_driver();
+    (host, driver)
+}
+
+fn network(id: &str, subnet: &str, options: Value) -> Value {
+    let gateway = subnet.replace(".0/", ".1/");
+    json!({
+        "NetworkID": id,
+        "Options": {"com.docker.network.enable_ipv6": false, "com.docker.network.generic": options},
+        "IPv4Data": [{"AddressSpace": "LocalDefault", "Pool": subnet, "Gateway": gateway}],
+        "IPv6Data": [],
+    })
+}
+
+fn endpoint(address: &str) -> Value {
+    json!({
+        "NetworkID": NETWORK,
+        "EndpointID": ENDPOINT,
+        "Interface": {"Address": address, "AddressIPv6": "", "MacAddress": ""},
+        "Options": {
+            "com.docker.network.endpoint.exposedports": [],
+            "com.docker.network.portmap": [],
+        },
+    })
+}
+
+fn join() -> Value {
+    json!({
+        "NetworkID": NETWORK,
+        "EndpointID": ENDPOINT,
+        "SandboxKey": "/var/run/docker/netns/0123456789ab",
+        "Options": {
+            "com.docker.network.endpoint.exposedports": [],
+            "com.docker.network.portmap": [],
+        },
+    })
+}
+
+fn ids() -> Value {
+    json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT})
+}
+
+/// How many files the driver keeps.
+fn kept() -> usize {
+    let files =
+        |kind: &str| fs::read_dir(format!("/var/lib/ovs-port-agent/docker/{kind}")).unwrap();
+    ["networks", "endpoints", "pools"].iter().map(|kind| files(kind).count()).sum()
+}
+
+#[test]
+fn the_handshake_is_what_dockerd_expects() {
+    let (_host, driver) = host();
+    let answer = driver.ok("Plugin.Activate", &Value::Null);
+    assert_eq!(answer, json!({"Implements": ["NetworkDriver", "IpamDriver"]}));
+    let answer = driver.ok("NetworkDriver.GetCapabilities", &Value::Null);
+    assert_eq!(answer["Scope"], "local");
+    let answer = driver.ok("IpamDriver.GetCapabilities", &Value::Null);
+    assert_eq!(answer, json!({"RequiresMACAddress": false, "RequiresRequestReplay": true}));
+    let answer = driver.ok("IpamDriver.GetDefaultAddressSpaces", &Value::Null);
+    assert_ne!(answer["LocalDefaultAddressSpace"], answer["GlobalDefaultAddressSpace"]);
+    assert_eq!(driver.post("NetworkDriver.AllocateNetwork", "{}").0, 404);
+}
+
+#[test]
+fn a_repeated_call_without_body_is_an_error_and_changes_nothing() {
+    let (host, driver) = host();
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    let before = host.snapshot().with_tree("/var/lib/ovs-port-agent/docker");
+    for method in METHODS {
+        assert!(driver.error(method, &Value::Null).contains("no body"), "{method}");
+        assert!(driver.error(method, &json!("{")).contains("cannot read the request"), "{method}");
+    }
+    assert_same(&before, &host.snapshot().with_tree("/var/lib/ovs-port-agent/docker"));
+}
+
+#[test]
+fn what_is_unknown_is_removed_with_success_and_used_with_an_error() {
+    let (_host, driver) = host();
+    driver.ok("NetworkDriver.Leave", &ids());
+    driver.ok("NetworkDriver.DeleteEndpoint", &ids());
+    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+    driver.ok("IpamDriver.ReleasePool", &json!({"PoolID": "ovs-1"}));
+    driver.ok("IpamDriver.ReleaseAddress", &json!({"PoolID": "ovs-1", "Address": "10.0.0.1"}));
+    let error = driver.error("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    assert!(error.contains(&format!("network {NETWORK} is not known; remove")), "{error}");
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    let error = driver.error("NetworkDriver.Join", &join());
+    assert!(error.contains("endpoint") && error.contains("is not known"), "{error}");
+}
+
+#[test]
+fn each_call_twice_is_as_once_and_the_end_leaves_nothing() {
+    let (host, driver) = host();
+    let before = host.snapshot();
+    for _ in 0..2 {
+        driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    }
+    let address = host.ip("-o -4 address show dev ovsbr1.3000");
+    assert!(address.contains("10.30.0.1/24"), "{address}");
+    let made = driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    assert_eq!(made, json!({"Interface": {"MacAddress": "0a:58:0a:1e:00:02"}}));
+    assert_eq!(driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24")), made);
+    let joined = driver.ok("NetworkDriver.Join", &join());
+    assert_eq!(joined["Gateway"], "10.30.0.1");
+    assert_eq!(joined.get("DisableGatewayService"), None);
+    let name = joined["InterfaceName"]["SrcName"].as_str().unwrap();
+    let link = host.ip(&format!("-o link show dev {name}"));
+    assert!(link.contains("0a:58:0a:1e:00:02") && link.contains("state DOWN"), "{link}");
+    assert_eq!(driver.ok("NetworkDriver.Join", &join()), joined);
+    driver.ok("NetworkDriver.ProgramExternalConnectivity", &join());
+    assert_eq!(driver.ok("NetworkDriver.EndpointOperInfo", &ids()), json!({"Value": {}}));
+    for _ in 0..2 {
+        driver.ok("NetworkDriver.RevokeExternalConnectivity", &ids());
+        driver.ok("NetworkDriver.Leave", &ids());
+    }
+    for _ in 0..2 {
+        driver.ok("NetworkDriver.DeleteEndpoint", &ids());
+    }
+    for _ in 0..2 {
+        driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+    }
+    assert_eq!(kept(), 0);
+    assert_same(&before, &host.snapshot());
+}
+
+#[test]
+fn ports_are_refused_and_not_silently_lost() {
+    let (_host, driver) = host();
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    let ports = json!([{"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080,
+                        "HostPortEnd": 8080}]);
+    let mut request = endpoint("10.30.0.2/24");
+    request["Options"]["com.docker.network.portmap"] = ports.clone();
+    let error = driver.error("NetworkDriver.CreateEndpoint", &request);
+    assert!(error.contains("cannot be published (-p)") && error.contains("without -p"), "{error}");
+    driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    let mut request = join();
+    request["Options"]["com.docker.network.portmap"] = ports;
+    driver.ok("NetworkDriver.Join", &request);
+    let error = driver.error("NetworkDriver.ProgramExternalConnectivity", &request);
+    assert!(error.contains("cannot be published (-p)"), "{error}");
+}
+
+#[test]
+fn bad_options_are_refused_by_name_and_leave_nothing() {
+    let (host, driver) = host();
+    let before = host.snapshot();
+    for (option, value) in
+        [("vlan", "4095"), ("mtu", "12"), ("nat", "maybe"), ("vlna", "30"), ("bridge", "not there")]
+    {
+        let request = network(NETWORK, "10.30.0.0/24", json!({option: value}));
+        let error = driver.error("NetworkDriver.CreateNetwork", &request);
+        assert!(
+            error.contains(&format!("-o {option} \"{value}\"")) && error.contains(';'),
+            "{error}"
+        );
+    }
+    let request = network(NETWORK, "0.0.0.0/0", json!({"bridge": "nowhere"}));
+    let error = driver.error("NetworkDriver.CreateNetwork", &request);
+    assert!(error.contains("nowhere"), "{error}");
+    let request = network(NETWORK, "10.200.0.0/24", json!({}));
+    let error = driver.error("NetworkDriver.CreateNetwork", &request);
+    assert!(error.contains("--ipam-driver ovs-agent"), "{error}");
+    assert_eq!(kept(), 0);
+    assert_same(&before, &host.snapshot());
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    let request = network(OTHER, "10.30.0.128/25", json!({}));
+    let error = driver.error("NetworkDriver.CreateNetwork", &request);
+    assert!(error.contains("overlaps 10.30.0.0/24 of ovsbr1, VLAN 3000"), "{error}");
+}
+
+#[test]
+fn pools_are_unique_shared_with_cni_and_replayed() {
+    let (host, driver) = host();
+    let container = host.container("web");
+    let conf = json!({"cniVersion": "1.0.0", "name": "lab", "type": "ovs-agent"});
+    let result = host.plugin().add(&container, &conf).success();
+    let cni: Vec<String> = result["ips"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().to_owned())
+        .collect();
+    let ask = json!({"AddressSpace": "ovs-agent", "Pool": "10.200.0.0/24", "SubPool": "",
+                     "Options": {}, "V6": false});
+    driver.ok("Plugin.Activate", &Value::Null);
+    let one = driver.ok("IpamDriver.RequestPool", &ask);
+    let two = driver.ok("IpamDriver.RequestPool", &ask);
+    assert_ne!(one["PoolID"], two["PoolID"]);
+    assert_eq!(one["Data"]["com.docker.network.gateway"], "10.200.0.1/24");
+    let mut given = cni.clone();
+    let address = |pool: &Value, address: &str| json!({"PoolID": pool["PoolID"], "Address": address, "Options": null});
+    for _ in 0..3 {
+        for pool in [&one, &two] {
+            let answer = driver.ok("IpamDriver.RequestAddress", &address(pool, ""));
+            let ip = answer["Address"].as_str().unwrap().strip_suffix("/24").unwrap().to_owned();
+            assert!(!given.contains(&ip), "{ip} of {given:?}");
+            given.push(ip);
+        }
+    }
+    let taken = driver.error("IpamDriver.RequestAddress", &address(&one, &cni[0]));
+    assert!(taken.contains("is held by lab/web/eth0"), "{taken}");
+    let mine = given.last().unwrap().clone();
+    let taken = driver.error("IpamDriver.RequestAddress", &address(&two, &mine));
+    assert!(taken.contains("is held by docker/"), "{taken}");
+    // dockerd starts anew, and asks for everything it knows.
+    driver.ok("Plugin.Activate", &Value::Null);
+    let again = driver.ok("IpamDriver.RequestPool", &ask);
+    assert_eq!(again["PoolID"], one["PoolID"]);
+    assert_eq!(driver.ok("IpamDriver.RequestPool", &ask)["PoolID"], two["PoolID"]);
+    let gateway = json!({"PoolID": two["PoolID"], "Address": "10.200.0.1",
+                         "Options": {"RequestAddressType": "com.docker.network.gateway"}});
+    driver.ok("IpamDriver.RequestAddress", &gateway);
+    driver.ok("IpamDriver.RequestAddress", &address(&two, &mine));
+    let taken = driver.error("IpamDriver.RequestAddress", &address(&two, &mine));
+    assert!(taken.contains("is held by"), "{taken}");
+    driver.ok("IpamDriver.ReleaseAddress", &address(&two, &mine));
+    driver.ok("IpamDriver.RequestAddress", &address(&two, &mine));
+    for pool in [one, two] {
+        driver.ok("IpamDriver.ReleasePool", &json!({"PoolID": pool["PoolID"]}));
+    }
+    let _gone = host.plugin().del(&container, &conf).success();
+    assert_eq!(kept(), 0);
+    let leases = host.sh("find /run/ovs-port-agent/leases -type f ! -name .order");
+    assert_eq!(leases, "", "leases are left");
+}
+
+#[test]
+fn a_network_without_subnet_gets_another_pool_each_time() {
+    let (_host, driver) = host();
+    for v6 in [false, true] {
+        let ask = json!({"AddressSpace": "ovs-agent", "Pool": "", "SubPool": "", "Options": null,
+                         "V6": v6});
+        let one = driver.ok("IpamDriver.RequestPool", &ask);
+        let two = driver.ok("IpamDriver.RequestPool", &ask);
+        assert_ne!(one["Pool"], two["Pool"]);
+        let ask = json!({"AddressSpace": "ovs-agent", "Pool": one["Pool"], "Options": {}});
+        driver.ok("IpamDriver.RequestPool", &ask);
+    }
+}
+
+#[test]
+fn a_range_limits_what_is_given_but_not_what_is_asked_for() {
+    let (_host, driver) = host();
+    let ask = json!({"AddressSpace": "ovs-agent", "Pool": "10.40.0.0/24", "SubPool": "10.40.0.64/30",
+                     "Options": {}, "V6": false});
+    let pool = driver.ok("IpamDriver.RequestPool", &ask);
+    let address = |wanted: &str, options: Value| json!({"PoolID": pool["PoolID"], "Address": wanted, "Options": options});
+    let kind = json!({"RequestAddressType": "com.docker.network.gateway"});
+    let gateway = driver.ok("IpamDriver.RequestAddress", &address("10.40.0.254", kind));
+    assert_eq!(gateway["Address"], "10.40.0.254/24");
+    driver.ok("IpamDriver.RequestAddress", &address("10.40.0.9", Value::Null));
+    let mut given = Vec::new();
+    for _ in 0..4 {
+        let answer = driver.ok("IpamDriver.RequestAddress", &address("", Value::Null));
+        given.push(answer["Address"].as_str().unwrap().to_owned());
+    }
+    given.sort();
+    assert_eq!(given, ["10.40.0.64/24", "10.40.0.65/24", "10.40.0.66/24", "10.40.0.67/24"]);
+    let full = driver.error("IpamDriver.RequestAddress", &address("", Value::Null));
+    assert!(full.contains("no free address in 10.40.0.0/24"), "{full}");
+    let outside = driver.error("IpamDriver.RequestAddress", &address("10.41.0.1", Value::Null));
+    assert!(outside.contains("10.41.0.1"), "{outside}");
+}
+
+#[test]
+fn a_dead_or_frozen_ovsdb_is_an_error_within_seconds_and_heals() {
+    let (host, driver) = host();
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    host.switch().freeze_ovsdb();
+    let start = Instant::now();
+    driver.error("NetworkDriver.Join", &join());
+    driver.error("NetworkDriver.CreateNetwork", &network(OTHER, "10.31.0.0/24", json!({})));
+    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
+    host.switch().thaw_ovsdb();
+    host.switch().stop_ovsdb();
+    let start = Instant::now();
+    let error = driver.error("NetworkDriver.Join", &join());
+    assert!(error.contains("db.sock"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    driver.error("NetworkDriver.Leave", &ids());
+    host.switch().start_ovsdb();
+    poll("a join after OVSDB is back", Duration::from_secs(20), || {
+        driver.call("NetworkDriver.Join", &join()).get("Err").is_none().then_some(())
+    });
+    driver.ok("NetworkDriver.Leave", &ids());
+    driver.ok("NetworkDriver.DeleteEndpoint", &ids());
+    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+    assert_eq!(kept(), 0);
+}
+
+#[test]
+fn the_driver_may_be_killed_between_any_two_calls() {
+    let (host, mut driver) = host();
+    let before = host.snapshot();
+    let calls = [
+        ("NetworkDriver.CreateNetwork", network(NETWORK, "10.30.0.0/24", json!({"mtu": "1400"}))),
+        ("NetworkDriver.CreateEndpoint", endpoint("10.30.0.2/24")),
+        ("NetworkDriver.Join", join()),
+        ("NetworkDriver.Leave", ids()),
+        ("NetworkDriver.DeleteEndpoint", ids()),
+        ("NetworkDriver.DeleteNetwork", json!({"NetworkID": NETWORK})),
+    ];
+    for (method, body) in &calls {
+        driver.ok(method, body);
+        driver.kill();
+        driver = host.docker_driver();
+    }
+    assert_eq!(kept(), 0);
+    assert_same(&before, &host.snapshot());
+    driver.stop();
+    assert!(!fs::exists(DockerDriver::SOCKET).unwrap());
+}
+
+#[test]
+fn a_torn_state_file_costs_one_network_and_says_so() {
+    let (host, driver) = host();
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    driver.ok("NetworkDriver.CreateNetwork", &network(OTHER, "10.31.0.0/24", json!({})));
+    driver.kill();
+    host.sh(&format!(": >/var/lib/ovs-port-agent/docker/networks/{NETWORK}.json"));
+    let driver = host.docker_driver();
+    let error = driver.error("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    assert!(error.contains(NETWORK), "{error}");
+    let mut other = endpoint("10.31.0.2/24");
+    other["NetworkID"] = OTHER.into();
+    driver.ok("NetworkDriver.CreateEndpoint", &other);
+    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.32.0.0/24", json!({})));
+    assert!(driver.log().contains("a state file is lost"), "{}", driver.log());
+}

@@ -134,15 +134,14 @@ impl Host {
         Podman::new(self)
     }
 
-<<<<<<< HEAD
     /// Podman 5 with netavark, of Debian 13 whatever this machine is.
     pub fn podman5(&self) -> Podman {
         Podman::trixie(self)
-=======
+    }
+
     /// Starts the Docker driver as built.
     pub fn docker_driver(&self) -> DockerDriver {
         DockerDriver::start()
->>>>>>> 3b44f19 (docker: the driver: networks, pools, endpoints, proved on real dockerd)
     }
 
     /// Starts dockerd.

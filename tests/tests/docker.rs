@@ -87,7 +87,9 @@ fn containers_reach_the_internet_and_networks_are_apart() {
     let (_driver, docker) = up(&host);
     docker.run("network create -d ovs-agent web");
     docker.run("network create -d ovs-agent db");
-    docker.run("network create -d ovs-agent --internal vault");
+    docker.run(
+        "network create -d ovs-agent --internal --subnet 10.77.0.0/24 -o vlan=77 -o mtu=1400 vault",
+    );
     docker.run("network create -d ovs-agent -o nat=false routed");
     let one = docker.start_container("one", "--network web");
     let two = docker.start_container("two", "--network db");

@@ -35,9 +35,11 @@ fn uninstall_leaves_no_trace() {
         "/usr/lib/cni/ovs-agent",
         "/usr/local/libexec/netavark/ovs-agent",
         "/usr/local/sbin/ovs-port-agent",
+        "/usr/local/sbin/ovs-agent-docker",
         "/etc/ovs-port-agent/config.toml",
         "/etc/cni/net.d/50-ovs-agent.conflist",
         "/etc/systemd/system/ovs-port-agent.service",
+        "/etc/systemd/system/ovs-agent-docker.service",
     ] {
         assert!(Path::new(file).is_file(), "{file} is missing");
         assert!(said.contains(file), "{file} was not said: {said}");

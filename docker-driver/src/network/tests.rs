@@ -1,3 +1,5 @@
+#![allow(clippy::needless_pass_by_value, reason = "JSON written in place reads better")]
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -9,8 +11,8 @@ fn planned(
     others: &[DockerNetwork],
     pools: &[Pool],
 ) -> Result<DockerNetwork, String> {
-    let mut config = Config::default();
-    config.docker_vlans = (3000.try_into().unwrap(), 3001.try_into().unwrap());
+    let vlans = (3000.try_into().unwrap(), 3001.try_into().unwrap());
+    let mut config = Config { docker_vlans: vlans, ..Config::default() };
     if let Mode::Direct { addresses, .. } = &mut config.bridges[0].mode {
         addresses.push("172.16.0.10/24".parse().unwrap());
     }

@@ -120,9 +120,8 @@ impl Server {
     async fn run(self: &Arc<Self>, method: &str, body: Bytes) -> Option<Result<Value, Error>> {
         let late = || Error::Timeout { call: method.to_owned(), seconds: DEADLINE.as_secs() };
         let end = tokio::time::Instant::now() + DEADLINE;
-        let turn = match tokio::time::timeout_at(end, self.turn(method, &body)).await {
-            Ok(turn) => turn,
-            Err(_) => return Some(Err(late())),
+        let Ok(turn) = tokio::time::timeout_at(end, self.turn(method, &body)).await else {
+            return Some(Err(late()));
         };
         let (this, name, text) = (Arc::clone(self), method.to_owned(), body.clone());
         let mut work = tokio::task::spawn_blocking(move || {

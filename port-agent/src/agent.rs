@@ -1,4 +1,5 @@
-//! `run`: brings the host up, then follows the switch and keeps the managed block and the ledger.
+//! `run`: brings the host up and keeps it so, follows the switch and keeps the managed block and
+//! the ledger.
 
 use std::io;
 use std::process::ExitCode;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use shared::attachment::Engine;
 use shared::config::Config;
 use shared::error::sentence;
+use shared::link::Watch;
 use shared::ovsdb::{self, Client};
 
 use crate::{Failure, host};
@@ -19,8 +21,12 @@ const TICK: Duration = Duration::from_millis(500);
 /// How long ovsdb-server may take for one answer.
 const OVSDB_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Between two tries to reach ovsdb-server.
+/// Between two tries to reach ovsdb-server, or to repair what could not be repaired.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Between two looks at the host when nothing was heard of it: rules of a firewall come and go
+/// unheard.
+const PATROL: Duration = Duration::from_secs(30);
 
 /// Runs until it is killed; everything it keeps is whole at any moment.
 pub(crate) fn run(config: Config, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
@@ -28,20 +34,34 @@ pub(crate) fn run(config: Config, out: &mut impl io::Write) -> Result<ExitCode, 
     let Some(_claim) = engine.claim_agent().map_err(Failure::new)? else {
         return Err(Failure::Work("another ovs-port-agent runs already; stop it first".to_owned()));
     };
+    let mut news = Watch::open().map_err(Failure::new)?;
     host::up(config, out)?;
     out.flush()?;
-    let ledger = engine.ledger();
     let mut watch = None;
+    let mut looked = Instant::now();
+    let mut trouble = None;
     loop {
-        match follow(&engine, &mut watch) {
-            Ok(()) => {}
-            Err(error) => {
-                tracing::warn!(error = %sentence(&error), "Open vSwitch cannot be followed");
-                watch = None;
-                thread::sleep(RETRY);
-            }
+        let fresh = watch.is_none();
+        if let Err(error) = follow(&engine, &mut watch) {
+            tracing::warn!(error = %sentence(&error), "Open vSwitch cannot be followed");
+            watch = None;
+            thread::sleep(RETRY);
         }
-        if let Err(error) = ledger.flush() {
+        let heard = news.drain().unwrap_or_else(|error| {
+            tracing::warn!(error = %sentence(&error), "the kernel cannot be followed");
+            true
+        });
+        let due = looked.elapsed() >= if trouble.is_some() { RETRY } else { PATROL };
+        // Without ovsdb-server nothing can be repaired; the next connection looks again.
+        if watch.is_some() && (fresh || heard || due) {
+            let found = host::repair(&engine, out)?;
+            if let Some(why) = found.as_ref().filter(|why| Some(*why) != trouble.as_ref()) {
+                tracing::warn!("the host is not as it should be: {why}");
+            }
+            trouble = found;
+            looked = Instant::now();
+        }
+        if let Err(error) = engine.ledger().flush() {
             tracing::error!(error = %sentence(&error), "the ledger cannot be forced to disk");
         }
     }

@@ -44,6 +44,22 @@ pub(crate) fn up(config: Config, out: &mut impl io::Write) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
+/// What "up" does, said only where it had to do something. For the agent, which goes on after an
+/// error, the sentence it returns: an uplink that was pulled out comes back.
+pub(crate) fn repair(engine: &Engine, out: &mut impl io::Write) -> io::Result<Option<String>> {
+    let mut steps = match host::up(engine.config()) {
+        Ok(steps) => steps,
+        Err(error) => return Ok(Some(sentence(&error))),
+    };
+    steps.retain(|step| !step.acts.is_empty());
+    if !steps.is_empty() {
+        say(out, &steps)?;
+        out.flush()?;
+        record(engine, Action::Up, &steps);
+    }
+    Ok(None)
+}
+
 pub(crate) fn down(
     config: Config,
     arguments: &DownArguments,

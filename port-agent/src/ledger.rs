@@ -11,7 +11,8 @@ use shared::config::Config;
 use shared::error::chain;
 use shared::ledger::{Action, Break, Entry, Filter, Ledger, Line, Report, Time};
 
-use crate::{Failure, table};
+use crate::Failure;
+use crate::table::{self, container, printable};
 
 /// Between two looks at a ledger that is followed.
 const POLL: Duration = Duration::from_millis(250);
@@ -315,30 +316,6 @@ fn note(line: &Line) -> String {
     let late = if line.spooled { "(written late)" } else { "" };
     let note = line.event.note.as_deref().map(printable).unwrap_or_default();
     format!("{note} {late}").trim().to_owned()
-}
-
-/// Container ids are known by their first twelve characters.
-fn container(id: &str) -> String {
-    let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if is_id { id[..12].to_owned() } else { printable(id) }
-}
-
-/// The text without what steers a terminal: control characters, and marks that turn the
-/// direction of writing.
-fn printable(text: &str) -> String {
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut printable = String::with_capacity(text.len());
-    for c in text.chars() {
-        if steers(c) {
-            printable.extend(c.escape_unicode());
-        } else {
-            printable.push(c);
-        }
-    }
-    printable
 }
 
 fn many(count: u64, noun: &str) -> String {

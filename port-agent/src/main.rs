@@ -35,16 +35,35 @@ struct Arguments {
 #[expect(clippy::large_enum_variant, reason = "there is one in each run")]
 enum Command {
     /// Make or repair bridges, uplinks, addresses, forwarding and NAT; what stands is left alone.
+    #[command(after_help = "Everything is checked first: an error has changed nothing.
+
+Examples:
+  ovs-port-agent up
+  ovs-port-agent up --config ./lab.toml")]
     Up,
     /// Remove what is ours: NAT, gateways, addresses and bridges that "up" made.
+    #[command(after_help = "Examples:
+  ovs-port-agent down
+  ovs-port-agent down --force          unplug what is still plugged in")]
     Down(host::DownArguments),
-    /// Bring the host up and keep it: the managed block follows the switch, the ledger the disk.
+    /// Bring the host up and keep it so: follows the switch, the kernel and the ledger.
+    #[command(after_help = "Runs until it is stopped, and repairs what gets lost meanwhile.
+
+Example:
+  ovs-port-agent run")]
     Run,
     /// Show bridges, networks, NAT, attachments by container, and pool use.
+    #[command(after_help = "Exit code 1 says that something everything hangs on does not work.
+
+Examples:
+  ovs-port-agent status
+  ovs-port-agent status --json | jq -r '.attachments[] | .container + \" \" + .port'")]
     Status(status::StatusArguments),
     /// Show, follow or verify the history of the host.
     Ledger(ledger::LedgerArgs),
     /// Write the managed block of the interfaces file anew from Open vSwitch.
+    #[command(after_help = "Example:
+  ovs-port-agent sync                  after the file was edited by hand")]
     Sync,
 }
 

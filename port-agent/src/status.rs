@@ -8,7 +8,8 @@ use shared::attachment::Engine;
 use shared::config::Config;
 use shared::status::{self, Status};
 
-use crate::{Failure, table};
+use crate::Failure;
+use crate::table::{self, container, printable};
 
 /// Arguments of `status`.
 #[derive(Debug, Args)]
@@ -37,19 +38,19 @@ pub(crate) fn run(
 
 fn print(status: &Status, out: &mut impl io::Write) -> io::Result<()> {
     for health in status.health.iter().filter(|health| !health.ok) {
-        writeln!(out, "PROBLEM {}: {}\n", health.part, health.detail)?;
+        writeln!(out, "PROBLEM {}: {}\n", health.part, printable(&health.detail))?;
     }
     let mut bridges =
         table::new(&["BRIDGE", "MODE", "STATE", "DATAPATH", "MTU", "ADDRESSES", "UPLINK", "PORTS"]);
     for bridge in &status.bridges {
         bridges.add_row([
-            bridge.name.clone(),
-            bridge.mode.clone(),
-            bridge.state.clone(),
-            or_dash(&bridge.datapath),
+            cell(&bridge.name),
+            cell(&bridge.mode),
+            cell(&bridge.state),
+            cell(&bridge.datapath),
             bridge.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string()),
-            or_dash(&bridge.addresses.join(" ")),
-            or_dash(bridge.uplink.as_deref().unwrap_or_default()),
+            cell(&bridge.addresses.join(" ")),
+            cell(bridge.uplink.as_deref().unwrap_or_default()),
             bridge.ports.to_string(),
         ]);
     }
@@ -58,19 +59,30 @@ fn print(status: &Status, out: &mut impl io::Write) -> io::Result<()> {
     for network in &status.networks {
         for pool in &network.pools {
             networks.add_row([
-                network.bridge.clone(),
+                cell(&network.bridge),
                 if network.vlan == 0 { "untagged".to_owned() } else { network.vlan.to_string() },
-                or_dash(network.gateway_interface.as_deref().unwrap_or_default()),
-                network.nat.clone(),
+                cell(network.gateway_interface.as_deref().unwrap_or_default()),
+                cell(&network.nat),
                 pool.subnet.to_string(),
                 in_use(pool.used, pool.size),
             ]);
         }
     }
-    writeln!(out, "{}\n", table::text(&networks))?;
-    if status.attachments.is_empty() {
-        return writeln!(out, "No containers are plugged in.");
+    if !status.networks.is_empty() {
+        writeln!(out, "{}\n", table::text(&networks))?;
     }
+    if status.attachments.is_empty() {
+        writeln!(out, "No containers are plugged in.")?;
+    } else {
+        writeln!(out, "{}", attachments(status))?;
+    }
+    if status.bridges.iter().any(|bridge| bridge.state != "up") {
+        writeln!(out, "\nNot every bridge is up: \"ovs-port-agent up\" makes and repairs them.")?;
+    }
+    Ok(())
+}
+
+fn attachments(status: &Status) -> String {
     let mut attachments = table::new(&[
         "CONTAINER",
         "RUNTIME",
@@ -84,31 +96,26 @@ fn print(status: &Status, out: &mut impl io::Write) -> io::Result<()> {
     ]);
     for attachment in &status.attachments {
         attachments.add_row([
-            shorten(&attachment.container),
-            attachment.runtime.clone(),
-            attachment.network.clone(),
-            attachment.ifname.clone(),
-            or_dash(&attachment.addresses.join(" ")),
-            attachment.bridge.clone(),
-            attachment.vlan.clone(),
-            attachment.port.clone(),
-            attachment.state.clone(),
+            container(&attachment.container),
+            cell(&attachment.runtime),
+            cell(&attachment.network),
+            cell(&attachment.ifname),
+            cell(&attachment.addresses.join(" ")),
+            cell(&attachment.bridge),
+            cell(&attachment.vlan),
+            cell(&attachment.port),
+            cell(&attachment.state),
         ]);
     }
-    writeln!(out, "{}", table::text(&attachments))
+    table::text(&attachments)
 }
 
-fn or_dash(text: &str) -> String {
-    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+/// What a table says of a value, which may come from anybody.
+fn cell(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { printable(text) }
 }
 
 /// An IPv6 pool is never worth its number.
 fn in_use(used: u64, size: u64) -> String {
     if size > u64::from(u32::MAX) { format!("{used}") } else { format!("{used} of {size}") }
-}
-
-/// Container ids are known by their first twelve characters.
-fn shorten(container: &str) -> String {
-    let is_id = container.len() == 64 && container.bytes().all(|b| b.is_ascii_hexdigit());
-    if is_id { container[..12].to_owned() } else { container.to_owned() }
 }

@@ -11,17 +11,32 @@ pub(crate) fn new(heads: &[&str]) -> Table {
     table
 }
 
-/// The table as text: no blanks at either end of a line, and no control character of a value
-/// reaches the terminal.
+/// The table as text: no blanks at either end of a line.
 pub(crate) fn text(table: &Table) -> String {
-    let lines: Vec<String> = table
-        .lines()
-        .map(|line| {
-            let line = line.trim_end().strip_prefix(' ').unwrap_or(&line).to_owned();
-            line.chars()
-                .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
-                .collect()
-        })
-        .collect();
-    lines.join("\n")
+    let trim = |line: String| line.trim_end().strip_prefix(' ').unwrap_or(&line).to_owned();
+    table.lines().map(trim).collect::<Vec<_>>().join("\n")
+}
+
+/// Container ids are known by their first twelve characters.
+pub(crate) fn container(id: &str) -> String {
+    let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id { id[..12].to_owned() } else { printable(id) }
+}
+
+/// The text without what steers a terminal: control characters, and marks that nobody sees or
+/// that turn the direction of writing.
+pub(crate) fn printable(text: &str) -> String {
+    let steers = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+    };
+    let mut printable = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) {
+            printable.extend(c.escape_unicode());
+        } else {
+            printable.push(c);
+        }
+    }
+    printable
 }

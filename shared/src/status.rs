@@ -116,7 +116,7 @@ pub fn look(engine: &Engine) -> Status {
     if let Some(mut netlink) = status.note("kernel", netlink) {
         status.bridges(engine, &ports, &mut netlink);
     }
-    status.networks(engine);
+    status.networks(engine, &ports);
     status.attachments(engine, &ports);
     status
 }
@@ -202,7 +202,7 @@ impl Status {
         }
     }
 
-    fn networks(&mut self, engine: &Engine) {
+    fn networks(&mut self, engine: &Engine, (ports, _): &(Ports, BTreeMap<String, String>)) {
         let networks = Networks::new(engine.config());
         for network in self.note("networks", networks.all()).unwrap_or_default() {
             let nat = match (network.nat, network.gateway) {
@@ -210,7 +210,11 @@ impl Status {
                 (false, true) => "routed",
                 (false, false) => "none",
             };
+            let gateway = gateway_port(&network);
             let missing = match nat::missing(&networks.segment(&network)) {
+                _ if network.gateway && !ports.contains_key(gateway.as_str()) => {
+                    " (not up)".to_owned()
+                }
                 Ok(None) => String::new(),
                 Ok(Some(what)) if network.gateway => format!(" ({what} missing)"),
                 Ok(Some(_)) => String::new(),
@@ -220,7 +224,7 @@ impl Status {
             self.networks.push(NetworkStatus {
                 bridge: network.bridge.to_string(),
                 vlan: network.vlan.get(),
-                gateway_interface: network.gateway.then(|| gateway_port(&network).to_string()),
+                gateway_interface: network.gateway.then(|| gateway.to_string()),
                 nat: format!("{nat}{missing}"),
                 pools: network.subnets.iter().filter_map(|s| pools.usage(s).ok()).collect(),
             });

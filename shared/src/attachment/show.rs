@@ -5,6 +5,8 @@ use super::{Engine, Error, owner};
 use crate::error::sentence;
 use crate::interfaces::{self, BridgeStanza, PortStanza};
 use crate::lock::{self, Lock};
+use crate::name::IfName;
+use crate::network;
 use crate::ovsdb::Client;
 use crate::state::State;
 
@@ -69,12 +71,6 @@ impl Engine {
     fn render(&self) -> Result<bool, Error> {
         let config = self.config();
         let mut ovsdb = Client::connect(&config.ovsdb, OVSDB_DEADLINE)?;
-        let mut bridges = Vec::new();
-        for bridge in ovsdb.bridges()? {
-            if config.bridges.iter().any(|configured| configured.name == bridge.name) {
-                bridges.push(BridgeStanza { name: bridge.name });
-            }
-        }
         let mut ports = Vec::new();
         for port in ovsdb.ports_with(&owner::ours())? {
             if let (Some(_), Some(bridge), Some(vlan)) =
@@ -83,7 +79,15 @@ impl Engine {
                 ports.push(PortStanza { name: port.name, bridge, vlan });
             }
         }
+        // After "down" a bridge that stands is its maker's business again.
+        let up = network::host::bridges_up(config)?;
+        let shown = |name: &IfName| {
+            config.bridge(name).is_some()
+                && (up.contains(name) || ports.iter().any(|port| port.bridge == *name))
+        };
+        let rows = ovsdb.bridges()?.into_iter().filter(|row| shown(&row.name));
+        let bridges: Vec<_> = rows.map(|row| BridgeStanza { name: row.name }).collect();
         interfaces::update(&config.interfaces_path, &config.managed_block_tag, &bridges, &ports)
-            .map_err(|error| crate::network::Error::from(error).into())
+            .map_err(|error| network::Error::from(error).into())
     }
 }

@@ -16,6 +16,7 @@ mod rule;
 mod socket;
 pub mod sysctl;
 mod veth;
+mod watch;
 
 use std::io;
 
@@ -25,6 +26,7 @@ pub use route::{InstalledRoute, Route};
 pub use rule::Rule;
 pub use socket::Netlink;
 pub use veth::Veth;
+pub use watch::Watch;
 
 use crate::error::{Fault, Kind};
 use crate::netns;

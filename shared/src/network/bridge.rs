@@ -84,6 +84,7 @@ pub(super) fn ensure(
     book: &mut Book,
 ) -> Result<Vec<String>, Error> {
     let mut acts = Vec::new();
+    book.note(&bridge.name, |_| ())?;
     let Found { row, uplink } = look(bridge, ovsdb, netlink)?;
     let made = row.is_none();
     let ours = match &row {

@@ -67,7 +67,7 @@ impl Book {
         self.bridges.get(bridge).cloned().unwrap_or_default()
     }
 
-    /// The bridges something was done to.
+    /// The bridges that are up.
     pub(super) fn bridges(&self) -> impl Iterator<Item = &IfName> {
         self.bridges.keys()
     }
@@ -80,8 +80,11 @@ impl Book {
     ) -> Result<(), Error> {
         let mut done = self.of(bridge);
         change(&mut done);
-        self.bridges.insert(bridge.clone(), done);
-        Ok(state::write(&self.path, &self.bridges)?)
+        if self.bridges.get(bridge) != Some(&done) {
+            self.bridges.insert(bridge.clone(), done);
+            state::write(&self.path, &self.bridges)?;
+        }
+        Ok(())
     }
 
     /// Everything is undone.

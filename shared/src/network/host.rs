@@ -62,6 +62,12 @@ pub fn up(config: &Config) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
+/// The bridges that are up, adopted ones among them.
+pub fn bridges_up(config: &Config) -> Result<BTreeSet<IfName>, Error> {
+    let book = Book::open(&State::new(config.state_dir.clone()))?;
+    Ok(book.bridges().cloned().collect())
+}
+
 /// Looks at everything `up` could stumble over; changes nothing.
 fn check(config: &Config, ovsdb: &mut Client, netlink: &mut Netlink) -> Result<(), Error> {
     for bridge in &config.bridges {

@@ -1,0 +1,206 @@
+//! `ovs-port-agent run`: keeps the managed block, the ledger and the host itself; and the same
+//! block without an agent.
+
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use rig::{Container, Daemon, Host, Uplink, poll};
+use serde_json::{Value, json};
+
+const FILE: &str = "/etc/network/interfaces";
+const LEDGER: &str = "/var/lib/ovs-port-agent/ledger.jsonl";
+const SPOOL: &str = "/run/ovs-port-agent/ledger.spool";
+
+/// Far above what it takes; a machine under load is slow.
+const SOON: Duration = Duration::from_secs(10);
+
+fn lab() -> Value {
+    json!({ "cniVersion": "1.0.0", "name": "lab", "type": "ovs-agent" })
+}
+
+fn interfaces() -> String {
+    fs::read_to_string(FILE).unwrap()
+}
+
+fn shows(port: &str) -> bool {
+    interfaces().contains(&format!("iface {port} inet manual"))
+}
+
+fn start(host: &Host) -> Daemon {
+    let agent = Daemon::start("ovs-port-agent", host.port_agent().command("run"));
+    agent.ready(SOON, || agent.log().contains("The host is up."));
+    agent
+}
+
+fn add(host: &Host, name: &str) -> Container {
+    let container = host.container(name);
+    host.plugin().add(&container, &lab()).success();
+    container
+}
+
+#[test]
+fn without_an_agent_the_block_is_written_by_each_call() {
+    let host = Host::new();
+    host.port_agent().run("up");
+    let web = add(&host, "web");
+    assert!(shows("veth-web-eth0"), "{}", interfaces());
+    host.plugin().del(&web, &lab()).success();
+    assert!(!shows("veth-web-eth0"), "{}", interfaces());
+}
+
+#[test]
+fn the_agent_follows_the_switch_and_leaves_the_rest_of_the_file_alone() {
+    let host = Host::new();
+    host.config("debounce_ms = 300\n");
+    let user = "# mine\nauto lo\niface lo inet loopback\n\n\n  # odd   blanks\t\nauto eth9\n\
+                iface eth9 inet manual\n";
+    fs::write(FILE, user).unwrap();
+    let agent = start(&host);
+    let web = add(&host, "web");
+    let db = add(&host, "db");
+    poll("the ports are shown", SOON, || {
+        (shows("veth-web-eth0") && shows("veth-db-eth0")).then_some(())
+    });
+    assert!(interfaces().starts_with(user), "{}", interfaces());
+    // Edited by hand while the agent runs, on both sides of the block.
+    let edited = format!("# before\n{}# after\n", interfaces());
+    fs::write(FILE, &edited).unwrap();
+    host.plugin().del(&web, &lab()).success();
+    poll("one port is shown", SOON, || (!shows("veth-web-eth0")).then_some(()));
+    let now = interfaces();
+    assert!(now.starts_with("# before\n# mine\n") && now.ends_with("# after\n"), "{now}");
+    assert!(now.contains(user.trim_end()) && shows("veth-db-eth0"), "{now}");
+
+    // A second agent would write against the first.
+    let second = host.port_agent().output("run");
+    assert!(!second.ok() && second.stderr.contains("runs already; stop it first"), "{second}");
+
+    // Killed, it leaves the front end to write by itself.
+    agent.kill();
+    host.plugin().del(&db, &lab()).success();
+    assert!(!shows("veth-db-eth0"), "{}", interfaces());
+    let _again = start(&host);
+}
+
+#[test]
+fn a_storm_of_changes_ends_right() {
+    let host = Host::new();
+    host.config("debounce_ms = 200\n");
+    let _agent = start(&host);
+    // Two hundred rows as ADD writes them, without devices: the block is about rows.
+    let mut script = String::new();
+    for n in 0..200 {
+        script.push_str(&format!(
+            "ovs-vsctl --no-wait add-port ovsbr1 p{n} tag=5 -- set Port p{n} \
+             external_ids='{{owner=ovs-agent,ovs-agent-network=n,ovs-agent-container=c{n},\
+             ovs-agent-ifname=eth0}}'\n"
+        ));
+        if n % 2 == 0 {
+            script.push_str(&format!("ovs-vsctl --no-wait del-port p{n}\n"));
+        }
+    }
+    host.sh(&script);
+    poll("the odd half is shown", SOON, || {
+        let text = interfaces();
+        let shown = text.matches("iface p").count();
+        (shown == 100 && (0..200).all(|n| text.contains(&format!("iface p{n} ")) == (n % 2 == 1)))
+            .then_some(())
+    });
+}
+
+#[test]
+fn the_agent_survives_its_switch_and_repairs_the_host() {
+    let host = Host::new();
+    let agent = start(&host);
+    let web = add(&host, "web");
+    let gateway = "10.200.0.1".parse().unwrap();
+    assert!(web.ping(gateway));
+    host.switch().restart_ovsdb();
+    let db = add(&host, "db");
+    poll("shown after ovsdb-server came back", SOON, || shows("veth-db-eth0").then_some(()));
+    host.switch().restart_vswitchd();
+    poll("the gateway answers after ovs-vswitchd came back", SOON * 2, || {
+        (web.ping(gateway) && db.ping(gateway)).then_some(())
+    });
+    // Somebody flushes the gateway's address, and another the rules.
+    host.ip("address flush dev ovsbr1");
+    poll("the address is back", SOON, || web.ping(gateway).then_some(()));
+    host.ip("link set ovsbr1 down");
+    poll("the bridge is up again", SOON, || web.ping(gateway).then_some(()));
+    assert!(agent.log().contains("10.200.0.1/24 added"), "it says what it did:\n{}", agent.log());
+    assert!(agent.alive());
+}
+
+#[test]
+fn a_default_route_that_comes_late_carries_the_traffic() {
+    let host = Host::new();
+    let wifi: Uplink = host.uplink("wlp4s0", 2).addressed(&host);
+    host.config(
+        "[[bridge]]\nname = \"ovsbr1\"\nmode = \"nat\"\naddresses = [\"10.200.0.1/24\"]\n\
+         uplink = \"wlp4s0\"\n",
+    );
+    let _agent = start(&host);
+    let web = add(&host, "web");
+    let out = || web.who_answers(rig::INTERNET).is_ok_and(|(_, seen)| seen == wifi.address());
+    assert!(!out(), "no way out yet");
+    // What DHCP does some seconds after boot.
+    host.ip(&format!("route add default via {} dev wlp4s0 metric 600", wifi.gateway()));
+    poll("the traffic leaves through the uplink", SOON, || out().then_some(()));
+}
+
+#[test]
+fn what_waits_in_the_spool_is_written_when_the_disk_is_back() {
+    let host = Host::new();
+    let _agent = start(&host);
+    // No directory can be made where a file stands.
+    host.sh("rm -rf /var/lib/ovs-port-agent && echo > /var/lib/ovs-port-agent");
+    let web = host.container("web");
+    let output = host.plugin().add(&web, &lab()).output;
+    assert!(output.ok(), "an unwritable ledger never stops a container: {output}");
+    assert!(fs::read_to_string(SPOOL).unwrap().contains("\"web\""));
+    host.sh("rm /var/lib/ovs-port-agent");
+    poll("the line is in the ledger", SOON, || {
+        fs::read_to_string(LEDGER).is_ok_and(|text| text.contains("\"web\"")).then_some(())
+    });
+    host.port_agent().run("ledger verify");
+}
+
+#[test]
+fn an_unwritable_interfaces_file_never_stops_a_container() {
+    let host = Host::new();
+    host.sh("rm /etc/network/interfaces && mkdir /etc/network/interfaces");
+    let agent = host.port_agent();
+    let up = agent.output("up");
+    assert!(up.ok() && up.stderr.contains("the managed block is out of date"), "{up}");
+    let web = host.container("web");
+    let output = host.plugin().add(&web, &lab()).output;
+    assert!(output.ok() && output.stderr.contains("managed block"), "{output}");
+    assert!(web.ping("10.200.0.1".parse().unwrap()));
+    let sync = agent.output("sync");
+    assert!(!sync.ok() && sync.stderr.contains("is not a regular file"), "{sync}");
+    assert!(host.plugin().del(&web, &lab()).ok());
+    assert!(agent.output("down").ok());
+}
+
+#[test]
+fn sync_writes_the_block_anew() {
+    let host = Host::new();
+    let agent = host.port_agent();
+    agent.run("up");
+    let _web = add(&host, "web");
+    let right = interfaces();
+    fs::write(FILE, "auto lo\niface lo inet loopback\n").unwrap();
+    assert!(agent.run("sync").contains("/etc/network/interfaces     managed block rewritten"));
+    assert_eq!(interfaces(), right);
+    assert!(agent.run("sync").contains("as it was"));
+}
+
+#[test]
+fn a_terminated_agent_ends_at_once_and_gives_up_its_claim() {
+    let host = Host::new();
+    let agent = start(&host);
+    agent.signal(Signal::SIGTERM);
+    poll("it ended", Duration::from_secs(2), || (!agent.alive()).then_some(()));
+    let _next = start(&host);
+}

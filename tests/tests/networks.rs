@@ -1,0 +1,119 @@
+//! Networks made on first use: a VLAN with subnets of its own, and the host as its gateway.
+
+use std::net::IpAddr;
+
+use rig::{Container, Host, Reply, assert_same};
+use serde_json::{Value, json};
+
+fn vlan(name: &str, vlan: u16, subnet: &str, gateway: &str) -> Value {
+    json!({
+        "cniVersion": "1.0.0", "name": name, "type": "ovs-agent", "bridge": "ovsbr1",
+        "vlan": vlan, "subnets": [{ "subnet": subnet, "gateway": gateway }],
+    })
+}
+
+fn addresses(reply: Reply) -> Vec<IpAddr> {
+    let result = reply.success();
+    let ips = result["ips"].as_array().expect("ips");
+    ips.iter()
+        .map(|ip| ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap())
+        .collect()
+}
+
+fn refused(host: &Host, container: &Container, conf: &Value, words: &[&str]) {
+    let before = host.snapshot();
+    let error = host.plugin().add(container, conf).failure().to_string();
+    for word in words {
+        assert!(error.contains(word), "{word} is not said: {error}");
+    }
+    assert_same(&before, &host.snapshot());
+}
+
+#[test]
+fn a_vlan_gets_its_gateway_on_first_use_and_loses_it_with_down() {
+    let host = Host::new();
+    let agent = host.port_agent();
+    host.config(
+        "[[bridge]]\nname = \"ovsbr0\"\nmode = \"direct\"\naddresses = [\"172.16.0.10/24\"]\n\
+         [[bridge]]\nname = \"ovsbr1\"\nmode = \"nat\"\naddresses = [\"10.200.0.1/24\"]\n\
+         mtu = 1400\n",
+    );
+    let before = host.snapshot();
+    agent.run("up");
+    let (one, two, three) = (host.container("one"), host.container("two"), host.container("three"));
+    let lab = vlan("lab", 30, "10.30.0.0/24", "10.30.0.1");
+    let first = addresses(host.plugin().add(&one, &lab));
+    let second = addresses(host.plugin().add(&two, &lab));
+    let gateway: IpAddr = "10.30.0.1".parse().unwrap();
+    assert_eq!(host.vsctl("get Port ovsbr1.30 tag").trim(), "30");
+    assert!(host.ip("link show ovsbr1.30").contains("mtu 1400"));
+    assert!(one.ip("link show eth0").contains("mtu 1400"));
+    let mac = std::fs::read_to_string("/sys/class/net/ovsbr1.30/address").unwrap();
+    for container in [&one, &two] {
+        assert!(container.ping(gateway));
+        let seen = container.ip(&format!("neighbour show {gateway}"));
+        assert!(seen.contains(mac.trim()), "the gateway port's own MAC: {seen}");
+    }
+    assert!(one.ping(second[0]));
+    let _server = one.echo_server();
+    two.tcp_echo(first[0], 1 << 20).unwrap();
+
+    // A subnet lives in one place.
+    for (conf, words) in [
+        (vlan("x", 31, "10.30.0.128/25", "10.30.0.129"), ["10.30.0.128/25", "VLAN 31", "VLAN 30"]),
+        (
+            vlan("x", 31, "10.200.0.0/16", "10.200.9.1"),
+            ["10.200.0.0/16", "10.200.0.0/24", "ovsbr1"],
+        ),
+        (
+            vlan("x", 31, "172.16.0.0/16", "172.16.9.1"),
+            ["172.16.0.0/16", "172.16.0.0/24", "ovsbr0"],
+        ),
+        (
+            vlan("x", 30, "10.30.0.0/24", "10.30.0.254"),
+            ["10.30.0.0/24", "10.30.0.1", "10.30.0.254"],
+        ),
+    ] {
+        refused(&host, &three, &conf, &words);
+    }
+
+    // Its port is lost, its address, and what was switched on: "up" repairs all.
+    let up = host.snapshot();
+    let said = agent.run("up");
+    assert!(said.contains("gateway ovsbr1.30           as it was"), "{said}");
+    assert_same(&up, &host.snapshot());
+    host.vsctl("del-port ovsbr1.30");
+    let said = agent.run("up");
+    assert!(said.contains("gateway ovsbr1.30           made, 10.30.0.1/24 added"), "{said}");
+    assert!(one.ping(gateway));
+    assert_eq!(std::fs::read_to_string("/sys/class/net/ovsbr1.30/address").unwrap(), mac);
+    host.ip("address flush dev ovsbr1.30");
+    agent.run("up");
+    assert!(two.ping(gateway));
+
+    for container in [&one, &two] {
+        host.plugin().del(container, &lab).success();
+    }
+    assert!(host.vsctl("list-ports ovsbr1").contains("ovsbr1.30"), "kept until down");
+    let said = agent.run("down");
+    assert!(said.contains("gateway ovsbr1.30           removed"), "{said}");
+    drop(_server);
+    one.remove();
+    two.remove();
+    three.remove();
+    assert_same(&before, &host.snapshot());
+}
+
+#[test]
+fn a_gateway_port_never_takes_over_a_port_of_somebody_else() {
+    let host = Host::new();
+    host.port_agent().run("up");
+    host.bridge("other");
+    host.vsctl("add-port other ovsbr1.30 -- set Interface ovsbr1.30 type=internal");
+    let web = host.container("web");
+    let lab = vlan("lab", 30, "10.30.0.0/24", "10.30.0.1");
+    refused(&host, &web, &lab, &["ovsbr1.30", "bridge other"]);
+    host.vsctl("del-port ovsbr1.30");
+    host.plugin().add(&web, &lab).success();
+    assert!(web.ping("10.30.0.1".parse().unwrap()));
+}

@@ -1,6 +1,8 @@
 //! A host that somebody has set up by hand: `up` adds to it, `down` takes only that back.
 
-use rig::{Host, assert_same};
+use std::time::Duration;
+
+use rig::{Host, assert_same, poll};
 
 /// What a user typed before he heard of us.
 const BY_HAND: &str = "
@@ -84,14 +86,19 @@ fn hand_made_bridges_addresses_and_rules_stay() {
     agent.run("up");
     assert_same(&up, &host.snapshot());
     agent.run("down");
+    // Other internal ports follow their bridge's MTU when ovs-vswitchd next looks.
+    poll("the MTU of mine0 follows", Duration::from_secs(10), || {
+        host.ip("link show mine0").contains("mtu 1450").then_some(())
+    });
     assert_same(&before, &host.snapshot());
 }
 
 #[test]
 fn a_bridge_keeps_its_datapath_and_a_new_one_gets_what_the_kernel_has() {
     let host = Host::new();
-    let listed = host.vsctl("get Open_vSwitch . datapath_types");
-    assert!(listed.contains("system"), "the database lists it in any case: {listed}");
+    poll("the database lists it in any case", Duration::from_secs(10), || {
+        host.vsctl("get Open_vSwitch . datapath_types").contains("system").then_some(())
+    });
     host.port_agent().run("up");
     let kernel = std::path::Path::new("/sys/module/openvswitch").exists();
     let expected = if kernel { "system" } else { "netdev" };

@@ -227,7 +227,7 @@ pub enum Error {
         waited: Duration,
     },
     /// Containers are plugged in.
-    #[error("{count} containers are plugged in: {names}")]
+    #[error("{} plugged in: {names}", if *count == 1 { "1 container is".to_owned() } else { format!("{count} containers are") })]
     InUse {
         /// How many.
         count: usize,

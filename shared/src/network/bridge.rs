@@ -94,6 +94,9 @@ pub(super) fn ensure(
             true
         }
     };
+    // Not sooner: ovs-vswitchd lowers the device to set its MAC, and the kernel then forgets the
+    // IPv6 addresses.
+    ovsdb.wait_open(&bridge.name, OPEN_DEADLINE)?;
     let mut link = wait_for_link(netlink, &bridge.name, OPEN_DEADLINE)?;
     retire(bridge, ovsdb, netlink, &link, book, &mut acts)?;
     let mtu = bridge.mtu.or_else(|| ours.then(|| uplink.as_ref().map_or(MTU, |w| w.link.mtu)));
@@ -161,7 +164,7 @@ fn look(
         }
         match netlink.link(&bridge.name)? {
             // One that ovs-vswitchd is about to remove.
-            Some(link) if ["tun", "openvswitch"].contains(&link.kind.as_str()) => {
+            Some(link) if is_internal(&link) => {
                 wait_until_gone(netlink, &bridge.name)
                     .map_err(|_| taken("a device that is no bridge".to_owned()))?;
             }
@@ -174,6 +177,11 @@ fn look(
         _ => None,
     };
     Ok(Found { row, uplink })
+}
+
+/// Whether ovs-vswitchd may have made it: an internal port of either datapath.
+fn is_internal(link: &Link) -> bool {
+    ["tun", "openvswitch"].contains(&link.kind.as_str())
 }
 
 fn row(name: &IfName, ovsdb: &mut Client) -> Result<Option<Bridge>, Error> {
@@ -451,7 +459,15 @@ pub(super) fn remove(
     for uplink in &done.raised_uplinks {
         lower(name, uplink, netlink, book)?;
     }
-    let Some(row) = row(name, ovsdb)? else { return Ok(acts) };
+    let Some(row) = row(name, ovsdb)? else {
+        // A call that was killed may have removed it just now. Whatever stays is somebody else's.
+        if book.bridges().any(|up| up == name)
+            && netlink.link(name)?.is_some_and(|link| is_internal(&link))
+        {
+            poll(|| Ok(netlink.link(name)?.is_none().then_some(())))?;
+        }
+        return Ok(acts);
+    };
     if role_of(&row.external_ids) == Some(ROLE_BRIDGE) {
         ovsdb.delete_bridge(name)?;
         wait_until_gone(netlink, name)?;

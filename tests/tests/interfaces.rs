@@ -55,10 +55,13 @@ impl Tool {
             fs::remove_file(&link).ok();
             symlink(program.path(), link).unwrap();
         }
-        // The hook asks systemd to start Open vSwitch, which runs here already.
-        host.write("/usr/local/sbin/systemctl", "#!/bin/sh\n");
-        fs::set_permissions("/usr/local/sbin/systemctl", fs::Permissions::from_mode(0o755))
-            .unwrap();
+        // The hook has Open vSwitch started, which runs here already: by systemd, or where a
+        // minimal Debian has none, by the init script.
+        for starter in ["systemctl", "service"] {
+            let path = format!("/usr/local/sbin/{starter}");
+            host.write(&path, "#!/bin/sh\n");
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
         fs::create_dir_all("/run/network").unwrap();
         if self == Self::Ifupdown2 {
             let conf = unpacked.join("etc/network/ifupdown2");

@@ -164,6 +164,10 @@ fn ovs_vswitchd_comes_back() {
         poll("CHECK passes again", Duration::from_secs(10), || lab.check(record).ok());
     }
     for address in [addresses(&records[1]), gateways(&records[1])].concat() {
+        // The bridge's port is back a little later, and IPv6 asks around before it answers.
+        poll(&format!("a ping to {address}"), Duration::from_secs(10), || {
+            web.ping(address).then_some(())
+        });
         web.tcp_echo(address, 1 << 20).unwrap_or_else(|error| panic!("TCP to {address}: {error}"));
     }
 }

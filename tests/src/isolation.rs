@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::statfs::{OVERLAYFS_SUPER_MAGIC, statfs};
-use nix::unistd::{Pid, Uid};
+use nix::unistd::{Pid, Uid, chroot, fchdir};
 
 use crate::command::PATH;
 
@@ -37,6 +37,8 @@ const GUARD: &str = "read -r _; for n in /proc/self/ns/net /run/netns/* /run/doc
 pub(crate) struct Isolation {
     net: File,
     mnt: File,
+    /// Entering a mount namespace ends a chroot: this is the way back into it.
+    root: File,
     cwd: Option<PathBuf>,
     /// Its end tells the guard that the runner died.
     lifeline: Option<PipeWriter>,
@@ -57,12 +59,13 @@ impl Isolation {
             File::open(&path).unwrap_or_else(|error| panic!("cannot open {path}: {error}"))
         };
         let (net, mnt) = (open("net"), open("mnt"));
+        let root = File::open("/").expect("open /");
         let cwd = std::env::current_dir().ok();
         crate::binary::own();
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap_or_else(|error| {
             panic!("cannot make namespaces: {error}; in a container, the tests need --privileged")
         });
-        let mut this = Self { net, mnt, cwd, lifeline: None, guard: None };
+        let mut this = Self { net, mnt, root, cwd, lifeline: None, guard: None };
         this.mounts();
         this.watch();
         this
@@ -159,7 +162,9 @@ impl Drop for Isolation {
         self.sweep();
         umount2("/run/netns", MntFlags::MNT_DETACH).ok();
         let back = setns(&self.net, CloneFlags::CLONE_NEWNET)
-            .and_then(|()| setns(&self.mnt, CloneFlags::CLONE_NEWNS));
+            .and_then(|()| setns(&self.mnt, CloneFlags::CLONE_NEWNS))
+            .and_then(|()| fchdir(&self.root))
+            .and_then(|()| chroot("."));
         if let Err(error) = back {
             eprintln!("rig: the test thread cannot return to its namespaces: {error}");
         }

@@ -8,13 +8,18 @@ use rig::{Chain, Container, Host, INTERNET, Uplink};
 use serde_json::{Value, json};
 
 /// Files that run nothing by themselves, and where they are run instead.
-const ELSEWHERE: [(&str, &str); 3] = [
+const ELSEWHERE: [(&str, &str); 8] = [
     ("conf/50-ovs-agent.conflist", "podman.rs and containerd.rs"),
     (
         "conf/ovs-port-agent.service",
         "its commands in install.rs; not by systemd, which the rig has not",
     ),
+    ("conf/ovs-agent-docker.service", "its command in docker.rs; not by systemd"),
     ("examples/README.md", "read by people"),
+    ("examples/docker/compose.yaml", "not run: it takes a registry and the compose tool"),
+    ("examples/podman/blue.network", "netavark.rs"),
+    ("examples/podman/island.network", "netavark.rs"),
+    ("examples/podman/pool.network", "netavark.rs"),
 ];
 
 /// Files that a test below runs.

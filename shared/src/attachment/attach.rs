@@ -327,6 +327,7 @@ impl Walk<'_> {
                 Err(error) => return Err(error.into()),
             };
             let sent = self.ovsdb.send_port(&view.bridge, &self.port(record))?;
+            netlink.silence(host_end)?;
             let inside = match self.place {
                 Place::Inside(netns) => self.configure(&view.bridge, netns, record).map(Some),
                 Place::Here(peer) => hand_over(&view.bridge, peer).map(|()| None),

@@ -81,14 +81,7 @@ impl Netlink {
         let created = answers.next().ok_or_else(missing)?;
         let link = found(answers.next().ok_or_else(missing)?)?;
         match created {
-            Ok(_) => {
-                let index = link.map(|l| l.index).ok_or_else(missing)?;
-                self.silence(index).inspect_err(|_| {
-                    // The error to report is the first one; the caller got no index to remove.
-                    drop(self.delete_link(index));
-                })?;
-                Ok(index)
-            }
+            Ok(_) => link.map(|l| l.index).ok_or_else(missing),
             // The kernel does not say which of the two names is taken.
             Err(Error::Exists { .. }) if link.is_none() => {
                 let place = if veth.netns.is_some() { " in the container" } else { "" };
@@ -100,10 +93,10 @@ impl Netlink {
 
     /// Keeps the host's own stack quiet on a host end: no IPv6 link-local address (and so no
     /// router solicitations), no answers to ARP, which on a userspace datapath would carry the
-    /// wrong MAC. `RTM_NEWLINK` refuses both. Writing `disable_ipv6` instead would save a link
+    /// wrong MAC. In time before the container end comes up. `RTM_NEWLINK` refuses both. Writing `disable_ipv6` instead would save a link
     /// event, but spins while somebody else holds the RTNL lock: 32 attaches at once took twice as
     /// long.
-    fn silence(&mut self, index: u32) -> Result<(), Error> {
+    pub fn silence(&mut self, index: u32) -> Result<(), Error> {
         let deaf = ipv4_conf(IPV4_DEVCONF_ARP_IGNORE, ARP_IGNORE_ALL);
         let mute = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
         let silence = |specs| change(index, vec![LinkAttribute::AfSpecUnspec(specs)]);

@@ -10,6 +10,15 @@ use std::time::{Duration, Instant};
 
 use rig::{Container, Daemon, Host};
 
+/// One IPv4 address for each container, as the floor and the `bridge` plugin give: like with like.
+const CONFIGURATION: &str = "\
+[[bridge]]
+name = \"ovsbr1\"
+mode = \"nat\"
+uplink = \"default\"
+address = \"10.200.0.1/16\"
+";
+
 /// Where Debian's containernetworking-plugins live.
 const DEBIAN_PLUGINS: &str = "/usr/lib/cni";
 
@@ -95,6 +104,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let host = Host::new();
+        host.config(CONFIGURATION);
         let port_agent = host.port_agent();
         port_agent.run("up");
         // As installed: the agent follows the switch, and the plugin leaves the managed block to it.

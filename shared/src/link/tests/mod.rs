@@ -59,6 +59,7 @@ fn plug(netlink: &mut Netlink, netns: &Netns, host: &str) -> (u32, u32, Inside) 
         mtu: 1400,
     };
     let index = netlink.create_veth(&veth).unwrap();
+    netlink.silence(index).unwrap();
     let mut inside = Inside::visit(netns).unwrap();
     let peer = inside.netlink.link(&name("eth0")).unwrap().unwrap().index;
     (index, peer, inside)
@@ -447,6 +448,7 @@ fn a_pair_without_ipv6_is_silenced_too() {
             mtu: 1000,
         };
         let index = host.create_veth(&veth).unwrap();
+        host.silence(index).unwrap();
         let arp_ignore =
             sysctl::Sysctl::new(sysctl::Family::Ipv4, &name("veth-web"), "arp_ignore").read();
         assert_eq!(arp_ignore.unwrap(), "8");

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use nix::libc;
@@ -200,14 +201,16 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// This boot's id (random(4), `/proc/sys/kernel/random/boot_id`).
+/// This boot's id (random(4), `/proc/sys/kernel/random/boot_id`), read once.
 pub fn boot_id() -> Result<String, Error> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    if let Some(boot) = BOOT.get() {
+        return Ok(boot.clone());
+    }
     let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
-    fs::read_to_string(&path).map(|text| text.trim().to_owned()).map_err(|source| Error::Io {
-        action: "read",
-        path,
-        source,
-    })
+    let text =
+        fs::read_to_string(&path).map_err(|source| Error::Io { action: "read", path, source })?;
+    Ok(BOOT.get_or_init(|| text.trim().to_owned()).clone())
 }
 
 /// Seconds since the epoch.

@@ -298,9 +298,12 @@ impl Walk<'_> {
             if freed.is_held(&name, view.next, view.current) {
                 continue;
             }
-            record.host_mac = owner::host_mac(key, &name);
-            record.port = name;
-            self.engine.save(record)?;
+            if name != record.port {
+                // The intent names the first choice; leases are found by their owner.
+                record.host_mac = owner::host_mac(key, &name);
+                record.port = name;
+                self.engine.save(record)?;
+            }
             let (peer, netns) = match self.place {
                 Place::Inside(netns) => (&key.ifname, Some(netns)),
                 Place::Here(peer) => (peer, None),

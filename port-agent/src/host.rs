@@ -24,18 +24,8 @@ pub(crate) struct DownArguments {
 const WHAT: usize = 27;
 
 pub(crate) fn up(config: Config, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
-    let mut steps = host::up(&config).map_err(Failure::new)?;
     let engine = Engine::new(config);
-    if let Err(error) = engine.ledger().boot("port-agent") {
-        tracing::error!(error = %sentence(&error), "the ledger cannot be written");
-    }
-    let swept = engine.sweep_old_boots().map_err(Failure::new)?;
-    if swept > 0 {
-        let what = "ports of earlier boots".to_owned();
-        steps.push(Step { what, acts: vec![format!("{swept} removed")] });
-    }
-    say(out, &steps)?;
-    record(&engine, Action::Up, &steps);
+    say(out, &bring_up(&engine)?)?;
     try_to_show(&engine, out)?;
     writeln!(
         out,
@@ -44,20 +34,28 @@ pub(crate) fn up(config: Config, out: &mut impl io::Write) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
-/// What "up" does, said only where it had to do something. For the agent, which goes on after an
-/// error, the sentence it returns: an uplink that was pulled out comes back.
-pub(crate) fn repair(engine: &Engine, out: &mut impl io::Write) -> io::Result<Option<String>> {
-    let mut steps = match host::up(engine.config()) {
-        Ok(steps) => steps,
-        Err(error) => return Ok(Some(sentence(&error))),
-    };
-    steps.retain(|step| !step.acts.is_empty());
-    if !steps.is_empty() {
-        say(out, &steps)?;
-        out.flush()?;
-        record(engine, Action::Up, &steps);
+/// The host as the configuration wants it, without what earlier boots left. Every step, those with
+/// nothing to do among them.
+pub(crate) fn bring_up(engine: &Engine) -> Result<Vec<Step>, Failure> {
+    let mut steps = host::up(engine.config()).map_err(Failure::new)?;
+    if let Err(error) = engine.ledger().boot("port-agent") {
+        tracing::error!(error = %sentence(&error), "the ledger cannot be written");
     }
-    Ok(None)
+    let swept = engine.sweep_old_boots().map_err(Failure::new)?;
+    if swept > 0 {
+        let what = "ports of earlier boots".to_owned();
+        steps.push(Step { what, acts: vec![format!("{swept} removed")] });
+    }
+    record(engine, Action::Up, &steps);
+    Ok(steps)
+}
+
+/// What "up" does, for the agent, which goes on after an error: an uplink that was pulled out
+/// comes back. The error is a sentence.
+pub(crate) fn repair(engine: &Engine) -> Result<Vec<Step>, String> {
+    let steps = host::up(engine.config()).map_err(|error| sentence(&error))?;
+    record(engine, Action::Up, &steps);
+    Ok(steps)
 }
 
 pub(crate) fn down(

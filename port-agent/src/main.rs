@@ -68,12 +68,8 @@ Examples:
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_max_level(tracing::Level::WARN)
-        .init();
     let arguments = Arguments::parse();
+    log(matches!(arguments.command, Command::Run));
     let mut out = io::stdout().lock();
     let result = load(arguments.config.as_deref())
         .map_err(Failure::new)
@@ -92,6 +88,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Logs to stderr. The daemon says what it does; under systemd the journal has the time already.
+fn log(daemon: bool) {
+    let level = if daemon { tracing::Level::INFO } else { tracing::Level::WARN };
+    let log =
+        tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).with_max_level(level);
+    // systemd.exec(5): set where stdout or stderr is the journal.
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.without_time().init();
+    } else {
+        log.init();
+    }
+}
+
 fn load(path: Option<&Path>) -> Result<Config, config::Error> {
     Config::load(path.unwrap_or(Path::new(config::DEFAULT_PATH)), Path::new(config::SYSFS))
 }
@@ -100,7 +109,7 @@ fn run(config: Config, command: Command, out: &mut impl io::Write) -> Result<Exi
     match command {
         Command::Up => host::up(config, out),
         Command::Down(arguments) => host::down(config, &arguments, out),
-        Command::Run => agent::run(config, out),
+        Command::Run => agent::run(config),
         Command::Status(arguments) => status::run(config, &arguments, out),
         Command::Ledger(arguments) => ledger::run(&config, arguments, out),
         Command::Sync => host::sync(config, out),

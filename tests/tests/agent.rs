@@ -29,7 +29,7 @@ fn shows(port: &str) -> bool {
 
 fn start(host: &Host) -> Daemon {
     let agent = Daemon::start("ovs-port-agent", host.port_agent().command("run"));
-    agent.ready(SOON, || agent.log().contains("The host is up."));
+    agent.ready(SOON, || agent.log().contains("the host is up"));
     agent
 }
 

@@ -1,18 +1,21 @@
-//! `run`: brings the host up and keeps it so, follows the switch and keeps the managed block and
-//! the ledger.
+//! The keeper: brings the host up and keeps it so, follows the switch and keeps the managed block
+//! and the ledger. Synchronous, on a thread of its own.
 
-use std::io;
-use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use shared::attachment::Engine;
-use shared::config::Config;
 use shared::error::sentence;
 use shared::link::Watch;
+use shared::network::host::Step;
 use shared::ovsdb::{self, Client};
 
+use super::Agent;
 use crate::{Failure, host};
+
+/// Its name in the log and in the service's status.
+const PART: &str = "keeper";
 
 /// Longest wait for a change before the ledger is looked after: what was written is on disk within
 /// a second.
@@ -28,22 +31,28 @@ const RETRY: Duration = Duration::from_secs(1);
 /// unheard.
 const PATROL: Duration = Duration::from_secs(30);
 
-/// Runs until it is killed; everything it keeps is whole at any moment.
-pub(crate) fn run(config: Config, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
-    let engine = Engine::new(config.clone());
-    let Some(_claim) = engine.claim_agent().map_err(Failure::new)? else {
-        return Err(Failure::Work("another ovs-port-agent runs already; stop it first".to_owned()));
-    };
+/// Serves until the agent stops.
+pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
+    agent.work(keep).await
+}
+
+fn keep(agent: &Agent) -> Result<(), Failure> {
+    let engine = &agent.engine;
     let mut news = Watch::open().map_err(Failure::new)?;
-    host::up(config, out)?;
-    out.flush()?;
+    say(&host::bring_up(engine)?);
+    if let Err(error) = engine.show() {
+        tracing::error!(error = %sentence(&error), "the managed block is out of date");
+    }
+    tracing::info!("the host is up");
+    agent.health.well(PART);
+    agent.health.ready();
     let mut watch = None;
     let mut looked = Instant::now();
     let mut trouble = None;
-    loop {
+    while !agent.stopping() {
         let fresh = watch.is_none();
-        if let Err(error) = follow(&engine, &mut watch) {
-            tracing::warn!(error = %sentence(&error), "Open vSwitch cannot be followed");
+        if let Err(error) = follow(engine, &mut watch) {
+            trouble = Some(format!("Open vSwitch cannot be followed: {}", sentence(&error)));
             watch = None;
             thread::sleep(RETRY);
         }
@@ -54,16 +63,30 @@ pub(crate) fn run(config: Config, out: &mut impl io::Write) -> Result<ExitCode, 
         let due = looked.elapsed() >= if trouble.is_some() { RETRY } else { PATROL };
         // Without ovsdb-server nothing can be repaired; the next connection looks again.
         if watch.is_some() && (fresh || heard || due) {
-            let found = host::repair(&engine, out)?;
-            if let Some(why) = found.as_ref().filter(|why| Some(*why) != trouble.as_ref()) {
-                tracing::warn!("the host is not as it should be: {why}");
-            }
-            trouble = found;
+            trouble = match host::repair(engine) {
+                Ok(steps) => {
+                    say(&steps);
+                    None
+                }
+                Err(why) => Some(format!("the host is not as it should be: {why}")),
+            };
             looked = Instant::now();
+        }
+        match &trouble {
+            Some(why) => agent.health.trouble(PART, why.clone()),
+            None => agent.health.well(PART),
         }
         if let Err(error) = engine.ledger().flush() {
             tracing::error!(error = %sentence(&error), "the ledger cannot be forced to disk");
         }
+    }
+    Ok(())
+}
+
+/// What had to be done.
+fn say(steps: &[Step]) {
+    for step in steps.iter().filter(|step| !step.acts.is_empty()) {
+        tracing::info!("{}: {}", step.what, step.acts.join(", "));
     }
 }
 

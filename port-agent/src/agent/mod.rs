@@ -1,0 +1,143 @@
+//! `run`: the daemon of the host. One runtime, and the parts, each started again when it fails.
+
+mod health;
+mod keeper;
+
+use std::future::Future;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::attachment::Engine;
+use shared::config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::Failure;
+use crate::agent::health::Health;
+
+/// Between two tries to start a part that failed.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Whoever starts after us (Docker) waits so long for a host that cannot be brought up: a boot
+/// must not hang on one bridge.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What was begun when the agent is told to stop may take so long to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Threads for the engine's calls at most; each part needs one or two.
+const THREADS: usize = 32;
+
+/// An idle thread is given back after this.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// What every part shares.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    /// The engine; its calls block, see [`Agent::work`].
+    pub(crate) engine: Engine,
+    /// What is wrong with which part.
+    pub(crate) health: Health,
+    stop: watch::Sender<bool>,
+}
+
+impl Agent {
+    fn new(engine: Engine) -> Self {
+        Self { engine, health: Health::default(), stop: watch::Sender::new(false) }
+    }
+
+    /// Whether the agent has been told to stop.
+    pub(crate) fn stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Waits until the agent is told to stop.
+    pub(crate) async fn stopped(&self) {
+        // An error means that the sender is gone, which is ours.
+        drop(self.stop.subscribe().wait_for(|stop| *stop).await);
+    }
+
+    /// Calls the engine on a thread of its own.
+    pub(crate) async fn work<T: Send + 'static>(
+        self: &Arc<Self>,
+        call: impl FnOnce(&Self) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let agent = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || call(&agent)).await {
+            Ok(result) => result,
+            Err(broken) => Err(Failure::Work(format!("a call of the engine broke off: {broken}"))),
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT; everything it keeps is whole at any moment.
+pub(crate) fn run(config: Config) -> Result<ExitCode, Failure> {
+    let engine = Engine::new(config);
+    let Some(_claim) = engine.claim_agent().map_err(Failure::new)? else {
+        return Err(Failure::Work("another ovs-port-agent runs already; stop it first".to_owned()));
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(THREADS)
+        .thread_keep_alive(IDLE)
+        .build()
+        .map_err(|error| Failure::Work(format!("cannot start a runtime: {error}")))?;
+    let served = runtime.block_on(serve(&Arc::new(Agent::new(engine))));
+    // Whatever is still at work by now was given its time.
+    runtime.shutdown_background();
+    served.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
+    let refused = |error| Failure::Work(format!("cannot listen to signals: {error}"));
+    let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
+    let mut parts = JoinSet::new();
+    parts.spawn(keep(Arc::clone(agent), "keeper", keeper::serve));
+    let patient = Arc::clone(agent);
+    parts.spawn(async move {
+        tokio::select! {
+            () = sleep(PATIENCE) => patient.health.ready(),
+            () = patient.stopped() => {}
+        }
+    });
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    agent.health.stopping();
+    agent.stop.send_replace(true);
+    if timeout(GRACE, async { while parts.join_next().await.is_some() {} }).await.is_err() {
+        tracing::warn!("a part is still at work after {} s, and is left there", GRACE.as_secs());
+    }
+    Ok(())
+}
+
+/// Starts a part, and starts it again whenever it ends: a part that fails is said in the log and
+/// in the service's status, and never takes the others with it.
+async fn keep<F>(agent: Arc<Agent>, part: &'static str, serve: impl Fn(Arc<Agent>) -> F)
+where
+    F: Future<Output = Result<(), Failure>> + Send + 'static,
+{
+    loop {
+        // As a task of its own, so that a panic is an end like any other.
+        let end = tokio::spawn(serve(Arc::clone(&agent))).await;
+        if agent.stopping() {
+            return;
+        }
+        let why = match end {
+            Ok(Ok(())) => "it ended, though nobody asked it to".to_owned(),
+            Ok(Err(failure)) => failure.to_string(),
+            Err(broken) => format!("it broke off: {broken}"),
+        };
+        agent.health.trouble(part, why);
+        tokio::select! {
+            () = sleep(RETRY) => {}
+            () = agent.stopped() => return,
+        }
+    }
+}

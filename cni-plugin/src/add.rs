@@ -23,9 +23,21 @@ pub(crate) fn run(environment: &Environment, envelope: Envelope) -> Result<Value
         None => attach(&call, &memo(&call, None, Map::new()))?,
         Some(delegate) => delegated(&call, &delegate)?,
     };
+    publish(&call, &record)?;
     let dns = Memo::of(Some(&record)).dns;
     let previous = lookup(&call.envelope.raw, "prevResult").and_then(Value::as_object);
     Ok(result::render(call.conf.version, &record, call.sandbox(), &dns, previous))
+}
+
+/// Publishes the ports; an attachment whose ports cannot be is none.
+fn publish(call: &Call<'_>, record: &Record) -> Result<(), Error> {
+    let Err(cause) = call.engine.publish(&record.key, &call.conf.ports) else { return Ok(()) };
+    match del::detach(&call.engine, &record.key, call.environment, None) {
+        Ok(()) => Err(cause.into()),
+        Err(left) => {
+            Err(Error::NotReleased { cause: Box::new(cause.into()), left: Box::new(left) })
+        }
+    }
 }
 
 fn attach(call: &Call<'_>, memo: &Memo) -> Result<Record, Error> {

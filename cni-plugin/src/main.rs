@@ -20,6 +20,7 @@ mod memo;
 mod netavark;
 mod netconf;
 mod network;
+mod ports;
 mod request;
 mod result;
 mod status;

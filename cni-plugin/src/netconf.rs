@@ -9,12 +9,14 @@ use shared::attachment::owner::RESERVED_PREFIX;
 use shared::link::Route;
 use shared::mac::Mac;
 use shared::name::IfName;
+use shared::publish::PortMapping;
 use shared::vlan::PortVlan;
 
 use crate::addresses::Requested;
 use crate::compat;
 use crate::environment::is_identifier;
 use crate::fields::{self, A_MAC, A_NAME, A_SUBNET, AN_ADDRESS, Error, Fields, lookup, shown};
+use crate::ports;
 use crate::subnet::{self, OwnSubnet};
 use crate::version::Version;
 
@@ -168,6 +170,8 @@ pub(crate) struct NetConf {
     pub(crate) ipam: Ipam,
     /// `runtimeConfig.ips` and `args.cni.ips`.
     pub(crate) requested: Vec<Requested>,
+    /// `runtimeConfig.portMappings`.
+    pub(crate) ports: Vec<PortMapping>,
     /// `args.cni.ovnPort`; `CNI_ARGS` outranks it, as in ovs-cni.
     pub(crate) ovn_port: Option<String>,
     /// The keys of ovs-cni.
@@ -206,6 +210,7 @@ impl NetConf {
             dns,
             ipam,
             requested,
+            ports: runtime.ports,
             ovn_port: args.ovn_port,
             compat,
         };
@@ -328,15 +333,15 @@ fn insert_list(dns: &mut Map<String, Value>, key: &str, list: &[&str]) {
 struct Runtime {
     mac: Option<Mac>,
     ips: Vec<Requested>,
+    ports: Vec<PortMapping>,
     dns: Map<String, Value>,
 }
 
 impl Runtime {
     fn read(fields: &mut Fields<'_>, ipam: &Ipam) -> Result<Self, Error> {
-        let mut runtime = Self { mac: None, ips: Vec::new(), dns: Map::new() };
+        let mut runtime = Self { mac: None, ips: Vec::new(), ports: Vec::new(), dns: Map::new() };
         let Some(mut given) = fields.object("runtimeConfig")? else { return Ok(runtime) };
         for (key, hint) in [
-            ("portMappings", "chain the portmap plugin behind ovs-agent, and declare it there"),
             ("bandwidth", "chain the bandwidth plugin behind ovs-agent, and declare it there"),
             ("deviceID", "leave deviceID out to get a veth; hardware offload is not offered"),
         ] {
@@ -362,6 +367,7 @@ impl Runtime {
         }
         runtime.mac = given.parsed("mac", A_MAC)?;
         runtime.ips = requested(&mut given)?;
+        runtime.ports = ports::read(&mut given, &ports::CNI)?;
         if let Some(mut dns) = given.object("dns")? {
             insert_list(&mut runtime.dns, "nameservers", &dns.texts("servers")?);
             insert_list(&mut runtime.dns, "search", &dns.texts("searches")?);

@@ -1,6 +1,7 @@
 //! `status`: one picture of the host, as tables or as JSON.
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -76,6 +77,9 @@ fn print(status: &Status, out: &mut impl io::Write) -> io::Result<()> {
     } else {
         writeln!(out, "{}", attachments(status))?;
     }
+    if !status.ports.is_empty() {
+        writeln!(out, "\n{}", ports(status))?;
+    }
     if status.bridges.iter().any(|bridge| bridge.state != "up") {
         writeln!(out, "\nNot every bridge is up: \"ovs-port-agent up\" makes and repairs them.")?;
     }
@@ -108,6 +112,26 @@ fn attachments(status: &Status) -> String {
         ]);
     }
     table::text(&attachments)
+}
+
+fn ports(status: &Status) -> String {
+    let mut ports =
+        table::new(&["PUBLISHED", "PROTOCOL", "CONTAINER", "NETWORK", "LEADS TO", "STATE"]);
+    for port in &status.ports {
+        let to: Vec<_> = port.to.iter().map(ToString::to_string).collect();
+        ports.add_row([
+            match port.host_ip {
+                Some(ip) => SocketAddr::new(ip, port.host_port).to_string(),
+                None => format!("*:{}", port.host_port),
+            },
+            cell(&port.protocol),
+            container(&port.container),
+            cell(&port.network),
+            cell(&to.join(" ")),
+            cell(&port.state),
+        ]);
+    }
+    table::text(&ports)
 }
 
 /// What a table says of a value, which may come from anybody.

@@ -5,8 +5,11 @@
 
 use std::error::Error;
 
+use serde::{Deserialize, Serialize};
+
 /// What went wrong, seen by the caller. Each front end maps this once to its own codes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The request or the configuration says something impossible.
     Invalid,

@@ -7,8 +7,10 @@
 pub mod address;
 pub mod attachment;
 pub mod config;
+pub mod control;
 pub mod error;
 pub mod interfaces;
+pub mod key;
 pub mod ledger;
 pub mod link;
 pub mod lock;
@@ -18,6 +20,7 @@ pub mod nat;
 pub mod netns;
 pub mod network;
 pub mod ovsdb;
+pub mod publish;
 pub mod state;
 pub mod status;
 pub mod vlan;

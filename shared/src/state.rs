@@ -60,7 +60,7 @@ impl State {
 
     /// Makes the directories, readable by root alone.
     pub fn prepare(&self) -> Result<(), Error> {
-        for dir in [self.dir.clone(), self.attachments(), self.networks()] {
+        for dir in [self.dir.clone(), self.attachments(), self.networks(), self.ports()] {
             if !dir.is_dir() {
                 DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|source| {
                     Error::Io { action: "make directory", path: dir.clone(), source }
@@ -78,6 +78,16 @@ impl State {
     /// One file for each network made on first use.
     pub fn networks(&self) -> PathBuf {
         self.dir.join("networks")
+    }
+
+    /// One file for each attachment with published ports.
+    pub fn ports(&self) -> PathBuf {
+        self.dir.join("ports")
+    }
+
+    /// The socket of the agent.
+    pub fn control(&self) -> PathBuf {
+        self.dir.join("control.sock")
     }
 
     /// The address pools.

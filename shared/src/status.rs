@@ -3,6 +3,7 @@
 //! What cannot be read is said under `health`; the rest is shown all the same.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -15,6 +16,7 @@ use crate::link::Netlink;
 use crate::nat;
 use crate::network::gateway::{Networks, gateway_port};
 use crate::ovsdb::{Client, Port, vswitchd};
+use crate::publish::PublishedPort;
 
 /// The picture.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -27,6 +29,8 @@ pub struct Status {
     pub networks: Vec<NetworkStatus>,
     /// What is plugged in.
     pub attachments: Vec<AttachmentStatus>,
+    /// Ports of the host that lead into containers.
+    pub ports: Vec<PortStatus>,
 }
 
 /// One part, and whether it works.
@@ -107,6 +111,27 @@ pub struct AttachmentStatus {
     pub since: u64,
 }
 
+/// One published port.
+#[derive(Debug, Clone, Serialize)]
+pub struct PortStatus {
+    /// Name people know the container by, else its id.
+    pub container: String,
+    /// Container id.
+    pub id: String,
+    /// Network name.
+    pub network: String,
+    /// "tcp" or "udp".
+    pub protocol: String,
+    /// Address of the host; `None` is every one.
+    pub host_ip: Option<IpAddr>,
+    /// Port of the host.
+    pub host_port: u16,
+    /// Addresses and port in the container.
+    pub to: Vec<SocketAddr>,
+    /// "ok", or what is wrong.
+    pub state: String,
+}
+
 /// Looks at everything; changes nothing.
 pub fn look(engine: &Engine) -> Status {
     let mut status = Status::default();
@@ -118,6 +143,7 @@ pub fn look(engine: &Engine) -> Status {
     }
     status.networks(engine, &ports);
     status.attachments(engine, &ports);
+    status.ports(engine);
     status
 }
 
@@ -249,15 +275,55 @@ impl Status {
     }
 }
 
+impl Status {
+    fn ports(&mut self, engine: &Engine) {
+        let Some((publications, unreadable)) = self.note("ports", engine.publications()) else {
+            return;
+        };
+        for error in unreadable {
+            self.note::<(), _>("ports", Err(error));
+        }
+        if publications.is_empty() {
+            return;
+        }
+        let held = engine.held_ports();
+        for publication in publications {
+            let key = &publication.key;
+            let name = self.attachments.iter().find(|a| {
+                (&a.id, &a.network, a.ifname.as_str())
+                    == (&key.container, &key.network, key.ifname.as_str())
+            });
+            let name = name.map_or_else(|| key.container.clone(), |a| a.container.clone());
+            for mapping in &publication.ports {
+                let of = |port: &&PublishedPort| port.key == *key && port.mapping == *mapping;
+                let state = match &held {
+                    Err(error) => sentence(error),
+                    Ok(held) => match held.iter().find(of) {
+                        Some(PublishedPort { trouble: None, .. }) => "ok".to_owned(),
+                        Some(PublishedPort { trouble: Some(why), .. }) => why.clone(),
+                        None => "not held yet".to_owned(),
+                    },
+                };
+                let port = mapping.container_port;
+                self.ports.push(PortStatus {
+                    container: name.clone(),
+                    id: key.container.clone(),
+                    network: key.network.clone(),
+                    protocol: mapping.protocol.to_string(),
+                    host_ip: mapping.host_ip,
+                    host_port: mapping.host_port,
+                    to: publication.targets.iter().map(|t| SocketAddr::new(t.ip, port)).collect(),
+                    state,
+                });
+            }
+        }
+    }
+}
+
 impl AttachmentStatus {
     fn new(record: &Record, state: &str) -> Self {
-        let name = match (&record.labels.namespace, &record.labels.name) {
-            (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
-            (None, Some(name)) => name.clone(),
-            _ => record.key.container.clone(),
-        };
         Self {
-            container: name,
+            container: record.name(),
             id: record.key.container.clone(),
             runtime: record.runtime.to_string(),
             caller: record.caller.clone(),

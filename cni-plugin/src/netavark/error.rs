@@ -42,12 +42,6 @@ pub(crate) enum Error {
     /// `--ip`.
     #[error(transparent)]
     Addresses(#[from] addresses::Error),
-    /// `-p`.
-    #[error("ports cannot be published on this network yet ({ports})")]
-    Ports {
-        /// As they were asked for.
-        ports: String,
-    },
     /// An IPAM driver that is not offered.
     #[error("ipam driver \"{driver}\" is not offered")]
     IpamDriver {
@@ -87,7 +81,7 @@ impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Stdin(_) => Kind::System,
-            Self::Rootless | Self::Ports { .. } | Self::IpamDriver { .. } => Kind::Unsupported,
+            Self::Rootless | Self::IpamDriver { .. } => Kind::Unsupported,
             Self::Network(error) => error.kind(),
             Self::Field(error) => error.kind(),
             Self::Config(error) => error.kind(),
@@ -121,7 +115,6 @@ impl Fault for Error {
             }
             Self::Network(error) => return error.hint(),
             Self::Addresses(_) => "ask for an address of the subnets, or leave --ip out",
-            Self::Ports { .. } => "start the container without -p and reach it at its address",
             Self::IpamDriver { .. } => {
                 "leave --ipam-driver out for addresses of the host's pools, or say none and let \
                  the container ask a DHCP server itself"

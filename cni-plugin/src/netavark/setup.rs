@@ -8,6 +8,7 @@ use shared::attachment::record::Labels;
 use shared::attachment::{Addressing, AttachRequest, Engine, Key, Runtime};
 use shared::config::Config;
 use shared::mac::Mac;
+use shared::publish::PortMapping;
 
 use super::error::Error;
 use super::network::{Addresses, PodmanNetwork, addresses_of, identifier, part, typed};
@@ -16,7 +17,7 @@ use crate::addresses::{self, Requested};
 use crate::compat::LINK_DEADLINE;
 use crate::fields::{self, A_MAC, A_NAME, Fields};
 use crate::network::Source;
-use crate::request;
+use crate::{ports, request};
 
 /// Who calls, as the record has it: netavark runs us, but it is Podman's list that counts.
 const CALLER: &str = "podman";
@@ -29,6 +30,7 @@ struct Call {
     network: PodmanNetwork,
     ips: Vec<Requested>,
     mac: Option<Mac>,
+    ports: Vec<PortMapping>,
 }
 
 /// Plugs in; returns the answer.
@@ -36,13 +38,12 @@ pub(super) fn run(input: &Map<String, Value>, netns: &Path) -> Result<Value, Err
     let call = Call::read(input)?;
     let config = super::config()?;
     let request = call.request(&config, netns)?;
-    let record = Engine::new(config).attach(&request)?;
+    let record = Engine::new(config).attach_published(&request, &call.ports)?;
     Ok(reply::render(&record, &call.network.dns))
 }
 
 impl Call {
     fn read(input: &Map<String, Value>) -> Result<Self, Error> {
-        refuse_ports(input)?;
         let mut network = PodmanNetwork::read(part(input, "network")?)?;
         let mut options = Fields::new("network_options", part(input, "network_options")?);
         let ips = addresses_of(&mut options, "static_ips")?;
@@ -63,6 +64,7 @@ impl Call {
             network,
             ips: ips.into_iter().map(|ip| Requested { ip, length: None }).collect(),
             mac,
+            ports: ports::read(&mut Fields::new("", input), &ports::NETAVARK)?,
         })
     }
 
@@ -115,21 +117,6 @@ pub(super) fn key(input: &Map<String, Value>) -> Result<Key, fields::Error> {
     Ok(Key { network, container, ifname })
 }
 
-/// Podman believes that a port is published once setup succeeds, so it must not.
-fn refuse_ports(input: &Map<String, Value>) -> Result<(), Error> {
-    let ports = Fields::new("", input).list("port_mappings")?;
-    if ports.is_empty() {
-        return Ok(());
-    }
-    let text = |port: &Value| {
-        let number = |key: &str| port.get(key).and_then(Value::as_u64).unwrap_or_default();
-        let protocol = port.get("protocol").and_then(Value::as_str).unwrap_or("tcp");
-        format!("{}:{}/{protocol}", number("host_port"), number("container_port"))
-    };
-    let ports = ports.iter().map(text).collect::<Vec<_>>().join(", ");
-    Err(Error::Ports { ports })
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -161,16 +148,15 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_refused_and_named() {
+    fn ports_are_read_and_bad_ones_named() {
         let mut input = input();
         input["port_mappings"] = json!([
             {"container_port": 80, "host_ip": "", "host_port": 8080, "protocol": "tcp", "range": 1}
         ]);
-        let error = Call::read(&input).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "ports cannot be published on this network yet (8080:80/tcp)"
-        );
+        assert_eq!(Call::read(&input).unwrap().ports[0].to_string(), "8080:80/tcp");
+        input["port_mappings"][0]["protocol"] = json!("sctp");
+        let error = Call::read(&input).unwrap_err().to_string();
+        assert_eq!(error, "port_mappings[0].protocol (\"sctp\") is not supported yet");
     }
 
     #[test]

@@ -119,8 +119,8 @@ fn what_is_not_offered_says_what_to_do() {
     use shared::error::Fault as _;
     for (config, field) in [
         (
-            json!({"portMappings": [{"HostPort": 80, "ContainerPort": 8080, "Protocol": "tcp"}]}),
-            "runtimeConfig.portMappings",
+            json!({"portMappings": [{"HostPort": 80, "ContainerPort": 8080, "Protocol": "sctp"}]}),
+            "runtimeConfig.portMappings[0].protocol",
         ),
         (json!({"Bandwidth": {"IngressRate": 1000}}), "runtimeConfig.bandwidth"),
         (json!({"deviceID": "0000:03:02.0"}), "runtimeConfig.deviceID"),

@@ -42,12 +42,16 @@ impl Engine {
     /// Removes the record, if there is one.
     pub(super) fn forget(&self, key: &Key) -> Result<(), Error> {
         state::remove(&self.record_path(key))?;
+        // Published after `unplug` began.
+        self.withdraw(key);
         Ok(())
     }
 
     /// Removes port, link and leases of one attachment; the caller holds its lock. True if there
     /// was anything.
     pub(super) fn unplug(&self, key: &Key, record: Option<&Record>) -> Result<bool, Error> {
+        // Before its address can be another container's.
+        let mut found = self.withdraw(key);
         let mut remains = Vec::new();
         let mut names = BTreeMap::new();
         // An address is free once nothing can use it any more.
@@ -107,7 +111,8 @@ impl Engine {
         if !remains.is_empty() {
             return Err(Error::Remains { key: key.clone(), what: remains.join("; ") });
         }
-        Ok(freed > 0 || known || deleted)
+        found |= freed > 0 || known || deleted;
+        Ok(found)
     }
 
     /// Removes the ports that say they belong to `key`; returns their names.

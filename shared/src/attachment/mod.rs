@@ -7,6 +7,7 @@ mod detach;
 mod freed;
 pub mod owner;
 mod plug;
+mod ports;
 pub mod record;
 pub mod request;
 mod show;
@@ -20,7 +21,6 @@ pub use collect::{Collected, GcRequest};
 pub use plug::peer_name;
 pub use record::{Key, Record, Runtime};
 pub use request::{Address, Addressing, AttachRequest};
-use sha2::{Digest as _, Sha256};
 
 use crate::address::{self, Pools, Subnet};
 use crate::config::Config;
@@ -29,7 +29,7 @@ use crate::ledger::{Action, Event, Ledger, Written};
 use crate::name::IfName;
 use crate::ovsdb::{self, Client, vswitchd};
 use crate::state::{self, State};
-use crate::{link, lock, netns, network};
+use crate::{link, lock, netns, network, publish};
 
 /// The engine of one host.
 #[derive(Debug)]
@@ -133,6 +133,9 @@ pub enum Error {
     /// The network.
     #[error(transparent)]
     Network(#[from] network::Error),
+    /// Published ports.
+    #[error(transparent)]
+    Publish(#[from] publish::Error),
     /// A lock.
     #[error(transparent)]
     Lock(#[from] lock::Error),
@@ -156,6 +159,7 @@ impl Fault for Error {
             Self::Vswitchd(error) => error.kind(),
             Self::Address(error) => error.kind(),
             Self::Network(error) => error.kind(),
+            Self::Publish(error) => error.kind(),
             Self::Lock(error) => error.kind(),
             Self::State(error) => error.kind(),
         }
@@ -180,6 +184,7 @@ impl Fault for Error {
             Self::Vswitchd(error) => error.hint(),
             Self::Address(error) => error.hint(),
             Self::Network(error) => error.hint(),
+            Self::Publish(error) => error.hint(),
             Self::Lock(error) => error.hint(),
             Self::State(error) => error.hint(),
             Self::PrefixLength { .. } => None,
@@ -248,15 +253,7 @@ impl Engine {
     }
 
     fn record_path(&self, key: &Key) -> PathBuf {
-        use std::fmt::Write as _;
-        let hash = Sha256::digest(key.to_string().as_bytes());
-        let mut name = String::with_capacity(37);
-        for byte in &hash[..16] {
-            // Writing to a String cannot fail.
-            let _ = write!(name, "{byte:02x}");
-        }
-        name.push_str(".json");
-        self.state().attachments().join(name)
+        self.state().attachments().join(key.file_name())
     }
 
     /// Writes one line of history. A ledger that cannot be written never stops a container.

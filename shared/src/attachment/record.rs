@@ -8,28 +8,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::request::Address;
+pub use crate::key::Key;
 use crate::link::Route;
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::NetnsId;
 use crate::vlan::PortVlan;
-
-/// Which attachment: (network, container id, interface name), as CNI 0.4.0 keys state.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Key {
-    /// Network name.
-    pub network: String,
-    /// Container id.
-    pub container: String,
-    /// Interface name in the container.
-    pub ifname: IfName,
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.network, self.container, self.ifname)
-    }
-}
 
 /// Who asked for an attachment; GC obeys that runtime's list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -142,4 +126,15 @@ pub struct Record {
     /// Kept for the front end.
     #[serde(default)]
     pub front_end: serde_json::Value,
+}
+
+impl Record {
+    /// What people know the container by: its name, or its id.
+    pub fn name(&self) -> String {
+        match (&self.labels.namespace, &self.labels.name) {
+            (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+            (None, Some(name)) => name.clone(),
+            _ => self.key.container.clone(),
+        }
+    }
 }

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 
 use self::raw::Source;
 use crate::error::{Fault, Kind};
@@ -101,7 +102,8 @@ pub enum Mode {
 }
 
 /// Where NATed traffic leaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Uplink {
     /// Whichever interface the main table chooses.
     Default,

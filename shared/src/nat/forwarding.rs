@@ -43,7 +43,7 @@ impl Ipv6 {
 }
 
 /// Where forwarding is on because we switched it on.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Switched {
     /// Uplinks, for IPv4.
     pub(super) ipv4: Vec<IfName>,

@@ -3,21 +3,28 @@
 
 pub mod forwarding;
 pub mod nft;
+pub mod ports;
 pub mod routing;
 pub mod table;
 pub mod tagged;
+mod watch;
+mod writer;
 
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Uplink;
+use crate::control;
 use crate::error::{Fault, Kind};
 use crate::link::{self, Netlink};
 use crate::name::IfName;
 use crate::state::{self, State};
 
-pub use table::Missing;
+pub use table::{Missing, Plan};
+pub use watch::{News, Watch};
+pub use writer::Writer;
 
 /// Prefix lengths up to this are default routes: OpenVPN's `redirect-gateway def1` writes
 /// `0.0.0.0/1` and `128.0.0.0/1`.
@@ -27,7 +34,7 @@ const DEFAULT_PREFIX_V4: u8 = 1;
 const DEFAULT_PREFIX_V6: u8 = 4;
 
 /// A network the host routes for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
     /// Its gateway interface: the local port of the bridge, or a VLAN's internal port.
     pub interface: IfName,
@@ -90,6 +97,9 @@ pub enum Error {
     /// The tagged rule.
     #[error(transparent)]
     Tagged(#[from] tagged::Error),
+    /// The agent, which writes the table while it runs.
+    #[error(transparent)]
+    Agent(#[from] control::Error),
 }
 
 impl Fault for Error {
@@ -104,6 +114,7 @@ impl Fault for Error {
             Self::Kernel { source, .. } => source.kind(),
             Self::State(state) => state.kind(),
             Self::Tagged(tagged) => tagged.kind(),
+            Self::Agent(error) => error.kind(),
         }
     }
 
@@ -118,6 +129,7 @@ impl Fault for Error {
             Self::Kernel { source, .. } => source.hint(),
             Self::State(state) => state.hint(),
             Self::Tagged(tagged) => tagged.hint(),
+            Self::Agent(error) => error.hint(),
             _ => None,
         }
     }
@@ -137,16 +149,35 @@ pub fn apply_as(
     segments: &[Segment],
     ipv6: forwarding::Ipv6,
 ) -> Result<bool, Error> {
-    check(segments)?;
     let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
-    let uplinks = routing::Uplinks::find(&mut netlink, segments)?;
     let mut forwarding = forwarding::Forwarding::recall(state)?;
-    let wanted = forwarding.plan(segments, &uplinks, ipv6)?;
+    let (plan, wanted) = intend(&mut netlink, &forwarding, segments, ipv6)?;
     // The rules first: nothing is forwarded that they have not been asked about.
-    let mut changed = table::write(segments, &uplinks, &wanted.switched)?;
+    let mut changed = table::write(state, &plan)?;
     changed |= routing::sync(&mut netlink, segments)?;
     changed |= forwarding.switch(&wanted)?;
     Ok(changed)
+}
+
+/// What [`apply`] makes the table from: for the agent, which puts it back by itself.
+pub fn plan(state: &State, segments: &[Segment]) -> Result<Plan, Error> {
+    let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
+    let forwarding = forwarding::Forwarding::recall(state)?;
+    let ipv6 = forwarding::Ipv6::of_this_kernel();
+    Ok(intend(&mut netlink, &forwarding, segments, ipv6)?.0)
+}
+
+fn intend(
+    netlink: &mut Netlink,
+    forwarding: &forwarding::Forwarding,
+    segments: &[Segment],
+    ipv6: forwarding::Ipv6,
+) -> Result<(Plan, forwarding::Wanted), Error> {
+    check(segments)?;
+    let uplinks = routing::Uplinks::find(netlink, segments)?;
+    let wanted = forwarding.plan(segments, &uplinks, ipv6)?;
+    let switched = wanted.switched.clone();
+    Ok((Plan { segments: segments.to_vec(), uplinks, switched }, wanted))
 }
 
 /// Takes away what [`apply`] made and sets every setting back; returns whether there was anything.
@@ -155,7 +186,7 @@ pub fn remove(state: &State) -> Result<bool, Error> {
     // Reverse: forwarding ends first, so that nothing leaves without NAT meanwhile.
     let mut changed = forwarding::Forwarding::recall(state)?.restore()?;
     changed |= routing::sync(&mut netlink, &[])?;
-    changed |= table::remove()?;
+    changed |= table::remove(state)?;
     Ok(changed)
 }
 

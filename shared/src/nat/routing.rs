@@ -6,6 +6,7 @@
 //! copies of that link's own default routes and a last resort that is unreachable.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::{DEFAULT_PREFIX_V4, DEFAULT_PREFIX_V6, Error, Segment, is_default, kernel_error};
@@ -30,7 +31,7 @@ const MAIN: u32 = 254;
 const LAST: u32 = u32::MAX;
 
 /// Interfaces to the outside.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Uplinks {
     /// Those of IPv4.
     pub(super) ipv4: Vec<IfName>,

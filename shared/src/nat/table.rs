@@ -1,24 +1,30 @@
 //! Our nftables table: what it says of each segment, and whether it is still there.
 //!
 //! `inet ovs-agent`, replaced as a whole in one transaction and only when it would change: taking
-//! rules away makes the kernel wait for RCU. One static rule per subnet, nothing per container.
+//! rules away makes the kernel wait for RCU. One static rule per subnet, nothing per container but
+//! the ports it publishes ([`super::ports`]).
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::forwarding::Switched;
 use super::nft::{
-    self, Batch, Chain, Comparison, Ct, Expression, Family, Hook, Meta, Rule, Set, Socket, Verdict,
-    padded,
+    self, Batch, Chain, Comparison, Ct, Expression, Family, Hold, Hook, InstalledTable, Meta, Rule,
+    Set, Socket, Verdict, padded,
 };
+use super::ports::{self, Elements};
 use super::routing::Uplinks;
 use super::{Error, Segment};
 use crate::config::Uplink;
+use crate::control;
 use crate::link::HOST_END_GROUP;
 use crate::name::IfName;
+use crate::state::State;
 
 /// The table's name, family inet.
 pub const NAME: &str = "ovs-agent";
@@ -38,19 +44,26 @@ const FROM_WIRE: &str = "from-wire";
 const ALLOW: &str = "allow";
 const GUARD: &str = "guard";
 
-const GATEWAYS: &str = "gateways";
+pub(super) const GATEWAYS: &str = "gateways";
 const UPLINKS: &str = "uplinks";
+pub(super) const UPLINKS_V4: &str = "uplinks-ipv4";
+pub(super) const UPLINKS_V6: &str = "uplinks-ipv6";
 const SWITCHED_V4: &str = "switched-ipv4";
 const SWITCHED_V6: &str = "switched-ipv6";
 
 /// NFPROTO_IPV4 and NFPROTO_IPV6 (linux/netfilter.h).
-const NFPROTO_IPV4: u8 = 2;
-const NFPROTO_IPV6: u8 = 10;
+pub(super) const NFPROTO_IPV4: u8 = 2;
+pub(super) const NFPROTO_IPV6: u8 = 10;
 
 /// RFC 5771 and RFC 4291 section 2.7.
 const MULTICAST_V4: IpNet = IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4));
 const MULTICAST_V6: IpNet =
     IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8));
+
+/// The verb by which the agent is asked to write.
+const ASK: &str = "table";
+/// How long the agent may take for that.
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A rule of a segment that is not in the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,32 +74,60 @@ pub struct Missing {
     pub rule: String,
 }
 
-/// Makes the table serve exactly these segments; false if it did already.
-pub(super) fn write(
-    segments: &[Segment],
-    uplinks: &Uplinks,
-    switched: &Switched,
-) -> Result<bool, Error> {
+/// What the table is made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub(super) segments: Vec<Segment>,
+    pub(super) uplinks: Uplinks,
+    pub(super) switched: Switched,
+}
+
+/// Makes the table what the plan says, with all ports on record; false if it was. While an agent
+/// runs it is the agent that writes: the table may be its own.
+pub(super) fn write(state: &State, plan: &Plan) -> Result<bool, Error> {
     let failed = |source| Error::Table { action: "write", source };
-    let layout = Layout::of(segments, uplinks, switched);
+    let layout = Layout::of(plan);
+    let elements = Elements::recall(state)?;
     let mut socket = Socket::open().map_err(failed)?;
-    if layout.is_installed(&mut socket).map_err(failed)? {
+    let there = socket.table(Family::Inet, NAME).map_err(failed)?;
+    let same = layout.is_installed(&mut socket, there.as_ref(), &elements).map_err(failed)?;
+    let hold = Hold::of(there.as_ref());
+    if same && hold == Hold::Owned {
         return Ok(false);
     }
-    socket.commit(&layout.replacement()).map_err(failed)?;
-    Ok(true)
+    match control::ask(state, ASK, &Some(plan), ASK_DEADLINE) {
+        Err(control::Error::Absent) if same => Ok(false),
+        Err(control::Error::Absent) => {
+            let batch = layout.replacement(hold, Hold::Free, &elements);
+            socket.commit(&batch).map_err(failed)?;
+            Ok(true)
+        }
+        answer => Ok(answer?),
+    }
 }
 
 /// Removes the table; false if there is none.
-pub(super) fn remove() -> Result<bool, Error> {
+pub(super) fn remove(state: &State) -> Result<bool, Error> {
     let failed = |source| Error::Table { action: "remove", source };
     let mut socket = Socket::open().map_err(failed)?;
-    if socket.table_comment(Family::Inet, NAME).map_err(failed)?.is_none() {
+    if socket.table(Family::Inet, NAME).map_err(failed)?.is_none() {
         return Ok(false);
     }
+    match control::ask(state, ASK, &None::<Plan>, ASK_DEADLINE) {
+        Err(control::Error::Absent) => delete(&mut socket),
+        answer => Ok(answer?),
+    }
+}
+
+/// Removes the table through this socket; false if there is none.
+pub(super) fn delete(socket: &mut Socket) -> Result<bool, Error> {
+    let failed = |source| Error::Table { action: "remove", source };
+    let Some(there) = socket.table(Family::Inet, NAME).map_err(failed)? else {
+        return Ok(false);
+    };
     let mut batch = Batch::new(Family::Inet, NAME);
     // Declared first, so that one that vanished meanwhile is no error.
-    batch.add_table("");
+    batch.add_table("", Hold::of(Some(&there)));
     batch.delete_table();
     socket.commit(&batch).map_err(failed)?;
     Ok(true)
@@ -103,17 +144,23 @@ pub(super) fn missing(segments: &[Segment]) -> Result<Vec<Missing>, Error> {
     Ok(lacking.map(|(interface, rule)| Missing { interface, rule: rule.comment }).collect())
 }
 
-/// All of the table.
-struct Layout {
+/// All of the table but the elements of its maps.
+pub(super) struct Layout {
     sets: Vec<Set>,
     chains: Vec<Chain>,
     rules: Vec<Rule>,
 }
 
 impl Layout {
-    fn of(segments: &[Segment], uplinks: &Uplinks, switched: &Switched) -> Self {
+    pub(super) fn of(plan: &Plan) -> Self {
+        let Plan { segments, uplinks, switched } = plan;
         let gateways = segments.iter().map(|segment| &segment.interface);
-        let mut sets = vec![set(GATEWAYS, gateways), set(UPLINKS, uplinks.all())];
+        let mut sets = vec![
+            set(GATEWAYS, gateways),
+            set(UPLINKS, uplinks.all()),
+            set(UPLINKS_V4, &uplinks.ipv4),
+            set(UPLINKS_V6, &uplinks.ipv6),
+        ];
         let mut chains = vec![
             base(SRCNAT, "nat", libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC),
             // Before the FORWARD chain of iptables, which looks for the mark.
@@ -121,6 +168,7 @@ impl Layout {
             base(GUARD, "filter", libc::NF_INET_PRE_ROUTING, libc::NF_IP_PRI_RAW_BEFORE_DEFRAG),
         ];
         chains.extend([LEAVING, ENTERING, OUTSIDE, ALLOW].map(plain));
+        chains.extend(ports::chains());
 
         let mut rules: Vec<Rule> = rules_of(segments).into_iter().map(|(_, r)| r).collect();
         if !switched.is_empty() {
@@ -136,13 +184,14 @@ impl Layout {
     fn content(&self) -> Batch {
         let mut batch = Batch::new(Family::Inet, NAME);
         self.sets.iter().for_each(|set| batch.add_set(set));
+        ports::MAPS.iter().for_each(|map| batch.add_map(map));
         self.chains.iter().for_each(|chain| batch.add_chain(*chain));
         self.rules.iter().for_each(|rule| batch.add_rule(rule));
         batch
     }
 
     /// The table's comment: says whose it is, and by a digest what is in it.
-    fn comment(&self) -> String {
+    pub(super) fn comment(&self) -> String {
         let mut hash = Sha256::new();
         for part in self.content().content() {
             hash.update(part);
@@ -152,8 +201,15 @@ impl Layout {
     }
 
     /// Whether the table is exactly this. Sets cannot be changed while rules use them.
-    fn is_installed(&self, socket: &mut Socket) -> Result<bool, nft::Error> {
-        if socket.table_comment(Family::Inet, NAME)?.as_deref() != Some(&self.comment()) {
+    pub(super) fn is_installed(
+        &self,
+        socket: &mut Socket,
+        there: Option<&InstalledTable>,
+        elements: &Elements,
+    ) -> Result<bool, nft::Error> {
+        if there.is_none_or(|table| table.comment != self.comment())
+            || Elements::installed(socket)? != *elements
+        {
             return Ok(false);
         }
         let installed = socket.rules(Family::Inet, NAME)?;
@@ -166,14 +222,15 @@ impl Layout {
     }
 
     /// Old out, new in, one transaction.
-    fn replacement(&self) -> Batch {
+    pub(super) fn replacement(&self, old: Hold, new: Hold, elements: &Elements) -> Batch {
         let comment = self.comment();
         let mut batch = Batch::new(Family::Inet, NAME);
         // Declared first: removing what is not there would refuse the whole batch.
-        batch.add_table(&comment);
+        batch.add_table(&comment, old);
         batch.delete_table();
-        batch.add_table(&comment);
+        batch.add_table(&comment, new);
         batch.append(self.content());
+        elements.add_to(&mut batch);
         batch
     }
 }
@@ -194,7 +251,9 @@ fn rules_of(segments: &[Segment]) -> Vec<(Option<IfName>, Rule)> {
     let published = [status(Ct::DNAT), goto(ALLOW)];
     let answers = [state(Ct::ESTABLISHED | Ct::RELATED), goto(ALLOW)];
     [
+        ports::rules().into_iter().map(|rule| (None, rule)).collect(),
         each(masquerade),
+        each(hairpin),
         shared(FORWARD, "from our networks", &[inside(Meta::IifName, GATEWAYS), jump(LEAVING)]),
         shared(FORWARD, "to our networks", &[inside(Meta::OifName, GATEWAYS), jump(ENTERING)]),
         // A published port is a wish of its own, whatever way its answers take.
@@ -237,6 +296,19 @@ fn masquerade(segment: &Segment) -> Vec<Rule> {
         own(segment, SRCNAT, &format!("masquerade {subnet}"), &parts)
     };
     segment.subnets.iter().map(|subnet| rule(subnet.trunc())).collect()
+}
+
+/// A container that reaches a published port of its own network through the host: the answer must
+/// come back this way.
+fn hairpin(segment: &Segment) -> Vec<Rule> {
+    let name = segment.interface.as_str();
+    let parts = [
+        is(Meta::IifName, name),
+        is(Meta::OifName, name),
+        status(Ct::DNAT),
+        vec![Expression::Masquerade],
+    ];
+    vec![own(segment, SRCNAT, "published to itself", &parts)]
 }
 
 /// Nothing of a segment with a named uplink leaves by another interface.
@@ -306,11 +378,11 @@ fn own(segment: &Segment, chain: &'static str, what: &str, parts: &[Vec<Expressi
     Rule { chain, comment, expressions: parts.concat() }
 }
 
-fn base(name: &'static str, kind: &'static str, number: i32, priority: i32) -> Chain {
+pub(super) fn base(name: &'static str, kind: &'static str, number: i32, priority: i32) -> Chain {
     Chain { name, hook: Some(Hook { kind, number, priority }) }
 }
 
-fn plain(name: &'static str) -> Chain {
+pub(super) fn plain(name: &'static str) -> Chain {
     Chain { name, hook: None }
 }
 
@@ -338,7 +410,7 @@ fn not_kind(key: Meta, kind: &str) -> Vec<Expression> {
     vec![Expression::Meta(key), Expression::Compare(Comparison::IsNot, padded(kind))]
 }
 
-fn inside(key: Meta, set: &'static str) -> Vec<Expression> {
+pub(super) fn inside(key: Meta, set: &'static str) -> Vec<Expression> {
     vec![Expression::Meta(key), Expression::Lookup { set, inside: true }]
 }
 
@@ -346,7 +418,7 @@ fn outside(key: Meta, set: &'static str) -> Vec<Expression> {
     vec![Expression::Meta(key), Expression::Lookup { set, inside: false }]
 }
 
-fn protocol(number: u8) -> Vec<Expression> {
+pub(super) fn protocol(number: u8) -> Vec<Expression> {
     vec![Expression::Meta(Meta::NfProto), Expression::Compare(Comparison::Is, vec![number])]
 }
 
@@ -386,11 +458,11 @@ fn unicast(subnet: IpNet) -> Vec<Expression> {
     }
 }
 
-fn family(net: IpNet) -> Vec<Expression> {
+pub(super) fn family(net: IpNet) -> Vec<Expression> {
     protocol(if matches!(net, IpNet::V4(_)) { NFPROTO_IPV4 } else { NFPROTO_IPV6 })
 }
 
-fn address(offset: u32, net: IpNet, comparison: Comparison) -> Vec<Expression> {
+pub(super) fn address(offset: u32, net: IpNet, comparison: Comparison) -> Vec<Expression> {
     let (length, mask, network) = match net {
         IpNet::V4(net) => (4, net.netmask().octets().to_vec(), net.network().octets().to_vec()),
         IpNet::V6(net) => (16, net.netmask().octets().to_vec(), net.network().octets().to_vec()),
@@ -404,7 +476,7 @@ fn address(offset: u32, net: IpNet, comparison: Comparison) -> Vec<Expression> {
     expressions
 }
 
-fn accept() -> Vec<Expression> {
+pub(super) fn accept() -> Vec<Expression> {
     vec![Expression::Verdict(Verdict::Accept)]
 }
 
@@ -412,7 +484,7 @@ fn drop() -> Vec<Expression> {
     vec![Expression::Verdict(Verdict::Drop)]
 }
 
-fn jump(chain: &'static str) -> Vec<Expression> {
+pub(super) fn jump(chain: &'static str) -> Vec<Expression> {
     vec![Expression::Verdict(Verdict::Jump(chain))]
 }
 

@@ -110,6 +110,11 @@ impl Place {
     }
 }
 
+/// Whether the rule may live in that chain, or be kept from its place by what happens there.
+pub(super) fn is_ours(chain: Option<&str>) -> bool {
+    matches!(chain, Some(DOCKER | FORWARD))
+}
+
 /// Adds the rule on top of the right chain of every filter table found; one that is there stays
 /// where it is. Returns whether anything was changed. Runs iptables.
 pub fn ensure() -> Result<bool, Error> {

@@ -62,6 +62,26 @@ pub fn up(config: &Config) -> Result<Vec<Step>, Error> {
     Ok(steps)
 }
 
+/// Has `write` put back our nftables table, where the host is up; false if nothing was missing. For
+/// the agent: quicker than [`up`], which looks at everything.
+pub fn hold(
+    config: &Config,
+    write: &mut dyn FnMut(&nat::Plan) -> Result<bool, nat::Error>,
+) -> Result<bool, Error> {
+    let state = State::new(config.state_dir.clone());
+    state.prepare()?;
+    let _lock = state.lock("networks")?;
+    if Book::open(&state)?.bridges().next().is_none() {
+        return Ok(false);
+    }
+    match nat::plan(&state, &Networks::new(config).segments()?) {
+        Ok(plan) => Ok(write(&plan)?),
+        // Not all of it is up (any more).
+        Err(nat::Error::Missing { .. }) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// The bridges that are up, adopted ones among them.
 pub fn bridges_up(config: &Config) -> Result<BTreeSet<IfName>, Error> {
     let book = Book::open(&State::new(config.state_dir.clone()))?;

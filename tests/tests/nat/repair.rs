@@ -106,5 +106,5 @@ fn impossible_plans_are_refused_by_name() {
         assert!(found == kind && said.starts_with(text), "{found:?}: {said}");
     }
     assert_eq!(host.sh("nft list ruleset"), "");
-    assert_eq!(host.sh(&format!("ls {STATE}")), "attachments\nnetworks\n");
+    assert_eq!(host.sh(&format!("ls {STATE}")), "attachments\nnetworks\nports\n");
 }

@@ -49,18 +49,22 @@ impl Attributes {
     }
 }
 
-/// The first attribute of that kind; `None` also where the bytes make no sense.
-pub(super) fn find(mut bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    while let Some(header) = bytes.get(..HEADER) {
+/// The attributes of that kind, up to where the bytes make no sense.
+pub(super) fn all(mut bytes: &[u8], kind: u16) -> impl Iterator<Item = &[u8]> {
+    let next = move || {
+        let header = bytes.get(..HEADER)?;
         let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
         let found = u16::from_ne_bytes([header[2], header[3]]) & TYPE;
         let value = bytes.get(HEADER..length)?;
-        if found == kind {
-            return Some(value);
-        }
-        bytes = bytes.get(length.next_multiple_of(HEADER)..)?;
-    }
-    None
+        bytes = bytes.get(length.next_multiple_of(HEADER)..).unwrap_or_default();
+        Some((found, value))
+    };
+    std::iter::from_fn(next).filter(move |(found, _)| *found == kind).map(|(_, v)| v)
+}
+
+/// The first attribute of that kind; `None` also where the bytes make no sense.
+pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+    all(bytes, kind).next()
 }
 
 /// An attribute's text, without its final NUL.
@@ -92,11 +96,13 @@ mod tests {
             prop_assert_eq!(find(find(&bytes, 2).unwrap(), 9), Some(&raw[..]));
             prop_assert_eq!(find(&bytes, 3), Some(&number.to_be_bytes()[..]));
             prop_assert_eq!(find(&bytes, 4), None);
+            let twice = [&bytes[..], &bytes[..]].concat();
+            prop_assert_eq!(all(&twice, 3).count(), 2);
         }
 
         #[test]
         fn nonsense_is_read_without_a_panic(bytes: Vec<u8>, kind: u16) {
-            find(&bytes, kind);
+            prop_assert!(all(&bytes, kind).count() <= bytes.len());
             text(&bytes, kind);
         }
     }

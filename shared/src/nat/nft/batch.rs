@@ -4,6 +4,7 @@ use nix::libc;
 
 use super::attribute::Attributes;
 use super::expression::{Expression, value};
+use super::socket::InstalledTable;
 
 /// NFTNL_UDATA_RULE_COMMENT and NFTNL_UDATA_TABLE_COMMENT (libnftnl/udata.h): both 0.
 pub(super) const COMMENT: u8 = 0;
@@ -11,8 +12,14 @@ pub(super) const COMMENT: u8 = 0;
 const COMMENT_MAX: usize = 127;
 /// nft's number for the type of an interface name; only nft reads it.
 const TYPE_IFNAME: u32 = 41;
+/// Elements in one message: an attribute is at most 64 KiB long.
+const ELEMENTS: usize = 500;
 /// Length of an interface name in a register (IFNAMSIZ).
 const IFNAMSIZ: usize = 16;
+
+/// NFT_TABLE_F_OWNER (Linux 5.12) and NFT_TABLE_F_PERSIST (6.9).
+pub(super) const TABLE_OWNER: u32 = 2;
+pub(super) const TABLE_PERSIST: u32 = 4;
 
 /// The address family of a table (NFPROTO_*).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +38,28 @@ impl Family {
             Self::Inet => 1,
             Self::Ip => 2,
             Self::Ip6 => 10,
+        }
+    }
+}
+
+/// Who may change a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// Anybody.
+    Free,
+    /// Anybody, since its owner is gone; and it can have an owner again.
+    Orphan,
+    /// The socket that declares it so, for as long as that is open; then it is an orphan.
+    Owned,
+}
+
+impl Hold {
+    /// As it is; one that is not there is free.
+    pub fn of(table: Option<&InstalledTable>) -> Self {
+        match table {
+            Some(table) if table.orphan => Self::Orphan,
+            Some(table) if table.owner.is_some() => Self::Owned,
+            _ => Self::Free,
         }
     }
 }
@@ -63,6 +92,56 @@ pub struct Set {
     /// The interfaces.
     pub interfaces: Vec<String>,
 }
+
+/// A map from one value of registers to another. Its elements come and go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Map {
+    /// Its name.
+    pub name: &'static str,
+    /// What a key is made of.
+    pub key: &'static [Field],
+    /// What a value is made of.
+    pub data: &'static [Field],
+}
+
+/// A part of a key or value, as nft numbers its types. It fills whole registers of 4 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    /// An IPv4 address.
+    Ipv4,
+    /// An IPv6 address.
+    Ipv6,
+    /// A protocol number (6 is TCP).
+    Protocol,
+    /// A port.
+    Port,
+}
+
+impl Field {
+    /// nft's number for the type; only nft reads it.
+    fn number(self) -> u32 {
+        match self {
+            Self::Ipv4 => 7,
+            Self::Ipv6 => 8,
+            Self::Protocol => 12,
+            Self::Port => 13,
+        }
+    }
+
+    /// In bytes.
+    fn length(self) -> u32 {
+        if self == Self::Ipv6 { 16 } else { 4 }
+    }
+
+    /// Type and length of several one after the other (nft: 6 bits of the type for each).
+    fn joined(fields: &[Self]) -> (u32, u32) {
+        let kind = fields.iter().fold(0, |kind, field| kind << 6 | field.number());
+        (kind, fields.iter().map(|field| field.length()).sum())
+    }
+}
+
+/// One element of a map: key and value as the registers hold them.
+pub type Element = (Vec<u8>, Vec<u8>);
 
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,11 +181,19 @@ impl Batch {
         Self { family, table: table.to_owned(), messages: Vec::new() }
     }
 
-    /// Declares the table; one that exists stays as it is.
-    pub fn add_table(&mut self, comment: &str) {
+    /// Declares the table; one that exists must be held so, or an orphan to become owned, and keeps
+    /// its comment.
+    pub fn add_table(&mut self, comment: &str, hold: Hold) {
+        let flags = match hold {
+            Hold::Free => 0,
+            Hold::Orphan => TABLE_PERSIST,
+            Hold::Owned => TABLE_OWNER | TABLE_PERSIST,
+        };
         // NFTA_TABLE_NAME 1, FLAGS 2, USERDATA 6
-        let attributes =
-            Attributes::default().text(1, &self.table).number(2, 0).bytes(6, &userdata(comment));
+        let attributes = Attributes::default()
+            .text(1, &self.table)
+            .number(2, flags)
+            .bytes(6, &userdata(comment));
         let subject = format!("table {}", self.table);
         self.push(libc::NFT_MSG_NEWTABLE, libc::NLM_F_CREATE, attributes, subject);
     }
@@ -168,6 +255,61 @@ impl Batch {
             .nested(3, &elements)
             .number(4, id);
         self.push(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, attributes, subject);
+    }
+
+    /// Adds an empty map.
+    pub fn add_map(&mut self, map: &Map) {
+        let id = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
+        let ((kind, length), (data_kind, data_length)) =
+            (Field::joined(map.key), Field::joined(map.data));
+        // NFTA_SET_DATA_TYPE 6, DATA_LEN 7; the others as in `add_set`
+        let attributes = Attributes::default()
+            .text(1, &self.table)
+            .text(2, map.name)
+            .number(3, libc::NFT_SET_MAP.cast_unsigned())
+            .number(4, kind)
+            .number(5, length)
+            .number(6, data_kind)
+            .number(7, data_length)
+            .number(10, id);
+        let subject = format!("map {}", map.name);
+        self.push(libc::NFT_MSG_NEWSET, libc::NLM_F_CREATE, attributes, subject);
+    }
+
+    /// Adds elements to a map.
+    pub fn add_elements<'e>(&mut self, map: &str, elements: impl Iterator<Item = &'e Element>) {
+        self.elements(libc::NFT_MSG_NEWSETELEM, libc::NLM_F_CREATE, map, elements);
+    }
+
+    /// Removes elements of a map, all of which must be there.
+    pub fn delete_elements<'e>(&mut self, map: &str, elements: impl Iterator<Item = &'e Element>) {
+        self.elements(libc::NFT_MSG_DELSETELEM, 0, map, elements);
+    }
+
+    fn elements<'e>(
+        &mut self,
+        kind: i32,
+        flags: i32,
+        map: &str,
+        elements: impl Iterator<Item = &'e Element>,
+    ) {
+        let elements: Vec<_> = elements.collect();
+        for some in elements.chunks(ELEMENTS) {
+            let mut list = Attributes::default();
+            for (key, data) in some {
+                // NFTA_SET_ELEM_KEY 1, DATA 2
+                let element = Attributes::default().nested(1, &value(key)).nested(2, &value(data));
+                list = list.nested(1, &element);
+            }
+            let attributes =
+                Attributes::default().text(1, &self.table).text(2, map).nested(3, &list);
+            self.push(kind, flags, attributes, format!("elements of map {map}"));
+        }
+    }
+
+    /// Whether it would do nothing.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
     }
 
     /// Appends a rule to its chain.

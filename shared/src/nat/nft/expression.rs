@@ -1,4 +1,5 @@
-//! The expressions rules are made of. Each loads into, or tests, register 1.
+//! The expressions rules are made of. Each loads into, or tests, register 1, unless it says which
+//! slot: register 1 is the slots 0 to 3, of 4 bytes each.
 
 use nix::libc;
 
@@ -116,6 +117,25 @@ pub enum Expression {
         /// Whether it must be in there.
         inside: bool,
     },
+    /// Loads the protocol number into a slot, one byte.
+    Protocol {
+        /// The slot.
+        slot: u32,
+    },
+    /// Loads the destination port of TCP or UDP into a slot, two bytes.
+    DestinationPort {
+        /// The slot.
+        slot: u32,
+    },
+    /// Loads what kind of address the destination is to this host (RTN_*).
+    DestinationType,
+    /// Goes on only if the register is a key of the named map; loads its value.
+    Map(&'static str),
+    /// Destination NAT to the address in the register and the port in the slot behind it.
+    Dnat {
+        /// IPv6, else IPv4.
+        v6: bool,
+    },
     /// Source NAT to the output interface's address.
     Masquerade,
     /// Refused with "no route" (ICMP net unreachable, ICMPv6 no route).
@@ -125,6 +145,15 @@ pub enum Expression {
 }
 
 const REGISTER: u32 = libc::NFT_REG_1.cast_unsigned();
+/// NFT_REG32_00.
+const SLOT: u32 = 8;
+/// NFT_META_L4PROTO.
+const META_PROTOCOL: u32 = 16;
+/// NFT_FIB_RESULT_ADDRTYPE and NFTA_FIB_F_DADDR.
+const FIB_ADDRTYPE: u32 = 3;
+const FIB_DADDR: u32 = 2;
+/// NFT_NAT_DNAT.
+const NAT_DNAT: u32 = 1;
 
 impl Expression {
     /// NFTA_LIST_ELEM's content: name and data.
@@ -165,6 +194,28 @@ impl Expression {
             // NFTA_LOOKUP_SET 1, SREG 2, FLAGS 5 (NFT_LOOKUP_F_INV 1)
             Self::Lookup { set, inside } => {
                 ("lookup", none.text(1, set).number(2, REGISTER).number(5, u32::from(!inside)))
+            }
+            Self::Protocol { slot } => {
+                ("meta", none.number(1, SLOT + slot).number(2, META_PROTOCOL))
+            }
+            Self::DestinationPort { slot } => (
+                "payload",
+                none.number(1, SLOT + slot)
+                    .number(2, libc::NFT_PAYLOAD_TRANSPORT_HEADER.cast_unsigned())
+                    .number(3, 2)
+                    .number(4, 2),
+            ),
+            // NFTA_FIB_DREG 1, RESULT 2, FLAGS 3
+            Self::DestinationType => {
+                ("fib", none.number(1, REGISTER).number(2, FIB_ADDRTYPE).number(3, FIB_DADDR))
+            }
+            // NFTA_LOOKUP_DREG 3
+            Self::Map(map) => ("lookup", none.text(1, map).number(2, REGISTER).number(3, REGISTER)),
+            // NFTA_NAT_TYPE 1, FAMILY 2, REG_ADDR_MIN 3, REG_PROTO_MIN 5
+            Self::Dnat { v6 } => {
+                let (family, port) = if *v6 { (10, SLOT + 4) } else { (2, SLOT + 1) };
+                let data = none.number(1, NAT_DNAT).number(2, family);
+                ("nat", data.number(3, REGISTER).number(5, port))
             }
             Self::Masquerade => ("masq", none),
             // NFTA_REJECT_TYPE 1, ICMP_CODE 2 (one byte)

@@ -10,11 +10,16 @@ mod batch;
 mod expression;
 mod socket;
 
-pub use batch::{Batch, Chain, Family, Hook, Rule, Set, padded};
+pub use batch::{Batch, Chain, Element, Family, Field, Hold, Hook, Map, Rule, Set, padded};
 pub use expression::{Comparison, Ct, Expression, Meta, Verdict};
-pub use socket::{InstalledRule, Socket};
+pub use socket::{InstalledRule, InstalledTable, Socket};
 
 use std::io;
+
+/// The attributes 1, 2 and 3 of a message, where they are texts: the names in it.
+pub(super) fn message_texts(body: &[u8]) -> [Option<String>; 3] {
+    [1, 2, 3].map(|kind| attribute::text(body, kind))
+}
 
 /// Why the kernel did not do it.
 #[derive(Debug, thiserror::Error)]

@@ -11,8 +11,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
 use super::Error;
-use super::attribute::{Attributes, find, text};
-use super::batch::{Batch, Family, Message, comment};
+use super::attribute::{Attributes, all, find, text};
+use super::batch::{Batch, Element, Family, Message, TABLE_OWNER, TABLE_PERSIST, comment};
 
 /// How long to wait for an answer; the kernel commits inside send(2).
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -31,6 +31,17 @@ pub struct InstalledRule {
     pub chain: String,
     /// Its comment, if it has one.
     pub comment: Option<String>,
+}
+
+/// A table as the kernel has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstalledTable {
+    /// Its comment.
+    pub comment: String,
+    /// The socket which alone may change it, if there is one: see [`Socket::port`].
+    pub owner: Option<u32>,
+    /// It outlived its owner; the next socket may take it over.
+    pub orphan: bool,
 }
 
 /// One nf_tables socket.
@@ -107,12 +118,50 @@ impl Socket {
         }
     }
 
-    /// The table's comment; `None` if there is no such table.
-    pub fn table_comment(&mut self, family: Family, name: &str) -> Result<Option<String>, Error> {
-        // NFTA_TABLE_NAME 1, USERDATA 6
+    /// The table; `None` if there is no such one.
+    pub fn table(&mut self, family: Family, name: &str) -> Result<Option<InstalledTable>, Error> {
+        // NFTA_TABLE_NAME 1, FLAGS 2, USERDATA 6, OWNER 7
         let ask = Attributes::default().text(1, name);
         let found = self.get(libc::NFT_MSG_GETTABLE, family, ask, &format!("table {name}"))?;
-        Ok(found.map(|table| find(&table, 6).and_then(comment).unwrap_or_default()))
+        Ok(found.map(|table| {
+            let flags = number(&table, 2).unwrap_or_default();
+            InstalledTable {
+                comment: find(&table, 6).and_then(comment).unwrap_or_default(),
+                owner: number(&table, 7).filter(|_| flags & TABLE_OWNER != 0),
+                orphan: flags & (TABLE_OWNER | TABLE_PERSIST) == TABLE_PERSIST,
+            }
+        }))
+    }
+
+    /// The number the kernel knows this socket by: the owner of what it declares as owned.
+    pub fn port(&self) -> Result<u32, Error> {
+        let mut address = SocketAddr::new(0, 0);
+        self.raw
+            .get_address(&mut address)
+            .map_err(|source| system("read the socket's address", source))?;
+        Ok(address.port_number())
+    }
+
+    /// The elements of a map; none if there is no such map.
+    pub fn elements(
+        &mut self,
+        family: Family,
+        table: &str,
+        map: &str,
+    ) -> Result<Vec<Element>, Error> {
+        let action = format!("read map {map} of table {table}");
+        // NFTA_SET_ELEM_LIST_TABLE 1, SET 2, ELEMENTS 3
+        let ask = Attributes::default().text(1, table).text(2, map);
+        let mut found = Vec::new();
+        for body in self.dump(libc::NFT_MSG_GETSETELEM, family, ask, &action)? {
+            let list = find(&body, 3).unwrap_or_default();
+            // NFTA_SET_ELEM_KEY 1, DATA 2; both NFTA_DATA_VALUE 1
+            found.extend(all(list, 1).filter_map(|element| {
+                let part = |kind| find(find(element, kind)?, 1).map(<[u8]>::to_vec);
+                Some((part(1)?, part(2)?))
+            }));
+        }
+        Ok(found)
     }
 
     /// Whether the chain exists.
@@ -126,25 +175,47 @@ impl Socket {
     /// The rules of a table in their order, chain by chain; none if there is no such table.
     pub fn rules(&mut self, family: Family, table: &str) -> Result<Vec<InstalledRule>, Error> {
         let action = format!("read the rules of table {table}");
+        // NFTA_RULE_TABLE 1: the kernel then dumps this table alone. Older ones do not filter.
+        let ask = Attributes::default().text(1, table);
+        let mut rules = Vec::new();
+        for rule in self.dump(libc::NFT_MSG_GETRULE, family, ask, &action)? {
+            // NFTA_RULE_CHAIN 2, USERDATA 7
+            if text(&rule, 1).as_deref() == Some(table) {
+                let chain = text(&rule, 2).unwrap_or_default();
+                rules.push(InstalledRule { chain, comment: find(&rule, 7).and_then(comment) });
+            }
+        }
+        Ok(rules)
+    }
+
+    /// The attributes of each object of a kind, all of one moment; none where the kernel knows no
+    /// such table.
+    fn dump(
+        &mut self,
+        kind: i32,
+        family: Family,
+        attributes: Attributes,
+        action: &str,
+    ) -> Result<Vec<Vec<u8>>, Error> {
         let deadline = Instant::now() + DEADLINE;
+        let attributes = attributes.into_bytes();
         while Instant::now() < deadline {
             let sequence = self.next();
             let message = Message {
-                kind: libc::NFT_MSG_GETRULE,
+                kind,
                 flags: libc::NLM_F_DUMP,
                 family: family.number(),
-                // NFTA_RULE_TABLE 1: the kernel then dumps this table alone.
-                attributes: Attributes::default().text(1, table).into_bytes(),
+                attributes: attributes.clone(),
                 subject: String::new(),
             };
             let mut bytes = Vec::new();
             append(&mut bytes, &message, 0, sequence);
-            self.send(&bytes, &action)?;
+            self.send(&bytes, action)?;
 
-            let mut rules = Vec::new();
+            let mut found = Vec::new();
             let (mut done, mut whole, mut refusal) = (false, true, None);
             while !done {
-                self.receive(&action, deadline, &mut |incoming| {
+                self.receive(action, deadline, &mut |incoming| {
                     if incoming.sequence != sequence {
                         return;
                     }
@@ -154,26 +225,21 @@ impl Socket {
                         refusal = errno;
                     } else if incoming.kind == libc::NLMSG_DONE {
                         done = true;
-                    } else if let Some(rule) = incoming.body.get(FAMILY_HEADER..) {
-                        // Older kernels do not filter; NFTA_RULE_CHAIN 2, USERDATA 7.
-                        if text(rule, 1).as_deref() == Some(table) {
-                            let chain = text(rule, 2).unwrap_or_default();
-                            let comment = find(rule, 7).and_then(comment);
-                            rules.push(InstalledRule { chain, comment });
-                        }
+                    } else if let Some(object) = incoming.body.get(FAMILY_HEADER..) {
+                        found.push(object.to_vec());
                     }
                 })?;
             }
             match refusal {
                 Some(Errno::ENOENT) => return Ok(Vec::new()),
                 Some(Errno::EINTR) => {}
-                Some(errno) => return Err(system(&action, errno.into())),
-                None if whole => return Ok(rules),
+                Some(errno) => return Err(system(action, errno.into())),
+                None if whole => return Ok(found),
                 None => {}
             }
         }
         // It changed during every attempt.
-        Err(Error::Timeout { action })
+        Err(Error::Timeout { action: action.to_owned() })
     }
 
     /// The attributes of one object, if it exists.
@@ -277,6 +343,11 @@ impl Socket {
         }
         Ok(())
     }
+}
+
+/// An attribute that is a number.
+fn number(bytes: &[u8], kind: u16) -> Option<u32> {
+    find(bytes, kind)?.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// An acknowledgement (`Some(None)`), a refusal, or neither.

@@ -1,0 +1,107 @@
+//! Ports of an attachment, published and withdrawn.
+
+use std::time::Duration;
+
+use super::record::{Key, Record};
+use super::request::AttachRequest;
+use super::{Engine, Error};
+use crate::control;
+use crate::error::sentence;
+use crate::publish::{self, PortMapping, Publication, PublishedPort, Request};
+use crate::state;
+
+/// How long the agent may take to bind the ports of a container, and to forward them.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the end of a container waits for the agent: what it does not do now, it does later.
+const WITHDRAW_DEADLINE: Duration = Duration::from_secs(2);
+
+impl Engine {
+    /// Publishes ports of what is plugged in, in place of all that were published for it before;
+    /// returns them with the host ports that were chosen. None asks nobody.
+    ///
+    /// # Errors
+    /// Nothing is published then. [`publish::Error::NoAgent`] without a running agent.
+    pub fn publish(&self, key: &Key, ports: &[PortMapping]) -> Result<Vec<PortMapping>, Error> {
+        if ports.is_empty() {
+            self.withdraw(key);
+            return Ok(Vec::new());
+        }
+        publish::check(ports)?;
+        let request = Request { key: key.clone(), ports: ports.to_vec() };
+        let asked = control::ask(&self.state(), "publish", &request, PUBLISH_DEADLINE);
+        Ok(asked.map_err(publish::Error::from)?)
+    }
+
+    /// Takes back what is published for an attachment; false if nothing is. Cannot fail, and does
+    /// not wait for an agent that does not run: one that comes back publishes only what is on
+    /// record.
+    pub fn withdraw(&self, key: &Key) -> bool {
+        let state = self.state();
+        let path = Publication::path(&state, key);
+        if !path.exists() {
+            return false;
+        }
+        // What cannot be read must go as well.
+        let known = state::read::<Publication>(&path).unwrap_or_default();
+        match state::remove(&path) {
+            Ok(false) => return false,
+            Ok(true) => {}
+            Err(error) => {
+                tracing::error!(error = %sentence(&error), "published ports stay on record");
+            }
+        }
+        match control::ask(&state, "withdraw", key, WITHDRAW_DEADLINE) {
+            Ok(()) => {}
+            Err(control::Error::Absent) => {
+                if let Some(publication) = known
+                    && let Err(error) = crate::nat::ports::remove(&publication)
+                {
+                    tracing::error!(error = %sentence(&error), "ports may still be forwarded");
+                }
+            }
+            Err(error) => tracing::error!(error = %sentence(&error), "ports may still be held"),
+        }
+        true
+    }
+
+    /// [`Engine::attach`] and [`Engine::publish`]: both, or neither.
+    pub fn attach_published(
+        &self,
+        request: &AttachRequest,
+        ports: &[PortMapping],
+    ) -> Result<Record, Error> {
+        let record = self.attach(request)?;
+        self.publish_or_detach(&record.key, ports)?;
+        Ok(record)
+    }
+
+    /// [`Engine::publish`] for what has just been plugged in: unplugged again if that fails.
+    pub fn publish_or_detach(&self, key: &Key, ports: &[PortMapping]) -> Result<(), Error> {
+        match self.publish(key, ports) {
+            Ok(_) => Ok(()),
+            Err(cause) => match self.detach(key) {
+                Ok(_) => Err(cause),
+                Err(left) => Err(Error::Left { cause: Box::new(cause), left: Box::new(left) }),
+            },
+        }
+    }
+
+    /// What the agent holds, and how it fares.
+    pub fn held_ports(&self) -> Result<Vec<PublishedPort>, Error> {
+        let asked = control::ask(&self.state(), "ports", &(), WITHDRAW_DEADLINE);
+        Ok(asked.map_err(publish::Error::from)?)
+    }
+
+    /// Everything on record as published; of what cannot be read, why not.
+    pub fn publications(&self) -> Result<(Vec<Publication>, Vec<state::Error>), Error> {
+        let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+        for path in state::files(&self.state().ports())? {
+            match state::read(&path) {
+                Ok(publication) => found.extend(publication),
+                Err(error) => unreadable.push(error),
+            }
+        }
+        Ok((found, unreadable))
+    }
+}

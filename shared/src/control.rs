@@ -1,0 +1,229 @@
+//! The way to a running agent: a unix socket in the state directory.
+//!
+//! One request a connection, one JSON object a line each way: `{"withdraw": {…}}` is answered with
+//! `{"ok": …}` or `{"error": {"kind": …, "text": …, "hint": …}}`. What a verb says is the business
+//! of the room that asks and of the part of the agent that answers.
+
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::error::{Fault, Kind, chain};
+use crate::state::State;
+
+/// Longest line either side takes, in bytes: ten thousand published ports fill a tenth of it.
+pub const LINE_MAX: usize = 16 * 1024 * 1024;
+
+/// Why the agent did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens.
+    #[error("no ovs-port-agent runs on this host")]
+    Absent,
+    /// It takes too long.
+    #[error("ovs-port-agent did not answer \"{verb}\" within {} s", waited.as_secs_f32())]
+    Silent {
+        /// What was asked.
+        verb: &'static str,
+        /// How long was waited.
+        waited: Duration,
+    },
+    /// The socket cannot be used.
+    #[error("cannot ask ovs-port-agent at {}", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The answer makes no sense.
+    #[error("ovs-port-agent answered \"{verb}\" with nonsense")]
+    Nonsense {
+        /// What was asked.
+        verb: &'static str,
+        /// Where it stops making sense.
+        source: serde_json::Error,
+    },
+    /// It said no.
+    #[error("{}", .0.text)]
+    Refused(Refusal),
+}
+
+/// An error of the agent, as it travels.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// How the caller should treat it.
+    pub kind: Kind,
+    /// The error and its sources on one line.
+    pub text: String,
+    /// The next step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl Refusal {
+    /// What a fault looks like to the one who asked.
+    pub fn of(fault: &dyn Fault) -> Self {
+        Self { kind: fault.kind(), text: chain(&fault), hint: fault.hint() }
+    }
+}
+
+impl Fault for Error {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Absent | Self::Silent { .. } => Kind::Unavailable,
+            Self::Io { .. } | Self::Nonsense { .. } => Kind::System,
+            Self::Refused(refusal) => refusal.kind,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Absent => Some("start it: systemctl start ovs-port-agent".to_owned()),
+            Self::Silent { .. } => {
+                Some("see what it does: journalctl -u ovs-port-agent".to_owned())
+            }
+            Self::Nonsense { .. } => {
+                Some("restart it after an update: systemctl restart ovs-port-agent".to_owned())
+            }
+            Self::Refused(refusal) => refusal.hint.clone(),
+            Self::Io { .. } => None,
+        }
+    }
+}
+
+/// One line of an answer.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// Done.
+    Ok(Value),
+    /// Not done.
+    Error(Refusal),
+}
+
+/// Asks the agent to do `verb`, and waits for its answer until the deadline.
+pub fn ask<Q: Serialize, A: DeserializeOwned>(
+    state: &State,
+    verb: &'static str,
+    body: &Q,
+    deadline: Duration,
+) -> Result<A, Error> {
+    let nonsense = |source| Error::Nonsense { verb, source };
+    let path = state.control();
+    let failed = |source: io::Error| match source.kind() {
+        // Nobody ever listened; somebody did, and died.
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::Absent,
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            Error::Silent { verb, waited: deadline }
+        }
+        _ => Error::Io { path: path.clone(), source },
+    };
+    let mut line = json!({ verb: body }).to_string();
+    line.push('\n');
+    let end = Instant::now() + deadline;
+    let mut stream = dial(state, deadline).map_err(failed)?;
+    stream.write_all(line.as_bytes()).map_err(failed)?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 8192];
+    while !answer.ends_with(b"\n") {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::Silent { verb, waited: deadline });
+        }
+        stream.set_read_timeout(Some(left)).map_err(failed)?;
+        let count = stream.read(&mut buffer).map_err(failed)?;
+        // It died over the question.
+        if count == 0 || answer.len() > LINE_MAX {
+            return Err(failed(io::ErrorKind::UnexpectedEof.into()));
+        }
+        answer.extend_from_slice(&buffer[..count]);
+    }
+    match serde_json::from_slice(&answer).map_err(nonsense)? {
+        Answer::Ok(value) => serde_json::from_value(value).map_err(nonsense),
+        Answer::Error(refusal) => Err(Error::Refused(refusal)),
+    }
+}
+
+/// Whether an agent listens.
+pub fn is_served(state: &State) -> bool {
+    dial(state, Duration::from_secs(1)).is_ok()
+}
+
+/// Connects; where the agent hangs and its queue is full, not for ever (`SO_SNDTIMEO`, socket(7)).
+fn dial(state: &State, deadline: Duration) -> io::Result<UnixStream> {
+    let millis = i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX);
+    let address = UnixAddr::new(&state.control())?;
+    let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
+    connect(fd.as_raw_fd(), &address)?;
+    Ok(UnixStream::from(fd))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(300);
+
+    /// A state directory where somebody answers one question with `line`.
+    fn answered(line: &'static str) -> (tempfile::TempDir, State) {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(dir.path().to_owned());
+        let listener = UnixListener::bind(state.control()).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = String::new();
+            BufReader::new(stream.try_clone().unwrap()).read_line(&mut asked).unwrap();
+            assert_eq!(asked, "{\"add\":[1,2]}\n");
+            stream.write_all(line.as_bytes()).unwrap();
+            if line.is_empty() {
+                std::thread::sleep(SOON * 3);
+            }
+        });
+        (dir, state)
+    }
+
+    fn add(state: &State) -> Result<u32, Error> {
+        ask(state, "add", &[1, 2], SOON)
+    }
+
+    #[test]
+    fn an_answer_is_read_and_a_refusal_keeps_its_kind_and_hint() {
+        let (_dir, state) = answered("{\"ok\":3}\n");
+        assert_eq!(add(&state).unwrap(), 3);
+        let (_dir, state) =
+            answered("{\"error\":{\"kind\":\"conflict\",\"text\":\"taken\",\"hint\":\"wait\"}}\n");
+        let error = add(&state).unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Conflict, "taken"));
+        assert_eq!(error.hint().as_deref(), Some("wait"));
+    }
+
+    #[test]
+    fn nobody_and_nothing_and_nonsense_are_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(dir.path().to_owned());
+        assert!(matches!(add(&state), Err(Error::Absent)) && !is_served(&state));
+        drop(UnixListener::bind(state.control()).unwrap());
+        assert!(matches!(add(&state), Err(Error::Absent)) && !is_served(&state));
+        let (_dir, state) = answered("");
+        let start = Instant::now();
+        assert!(matches!(add(&state), Err(Error::Silent { .. })));
+        assert!(start.elapsed() < SOON * 3);
+        let (_dir, state) = answered("{\"maybe\":3}\n");
+        assert!(matches!(add(&state), Err(Error::Nonsense { .. })));
+    }
+}

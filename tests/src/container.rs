@@ -32,7 +32,11 @@ impl Container {
 
     /// The network namespace of a process that someone else started. Dropping it changes nothing.
     pub fn of_process(name: &str, pid: u32) -> Self {
-        let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+        Self::at(name, PathBuf::from(format!("/proc/{pid}/ns/net")))
+    }
+
+    /// The network namespace that someone else keeps at `path`. Dropping it changes nothing.
+    pub(crate) fn at(name: &str, path: PathBuf) -> Self {
         let netns = get_from_path(&path)
             .unwrap_or_else(|error| panic!("no network namespace of {name}: {error}"));
         Self { name: name.to_owned(), path, netns: Some(netns) }

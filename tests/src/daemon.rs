@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -65,6 +65,13 @@ impl Daemon {
     pub fn terminate(&self, deadline: Duration) {
         self.signal(Signal::SIGTERM);
         poll(&format!("{} did not end", self.name), deadline, || (!self.alive()).then_some(()));
+    }
+
+    /// Waits for it to end by itself, at most for `deadline`.
+    pub fn ended(&self, deadline: Duration) -> ExitStatus {
+        poll(&format!("{} did not end", self.name), deadline, || {
+            self.child().try_wait().expect("wait for a child")
+        })
     }
 
     /// Kills it with SIGKILL, which a frozen process obeys too.

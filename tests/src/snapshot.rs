@@ -94,6 +94,23 @@ impl Snapshot {
         this
     }
 
+    /// What the host that this process lives on looks like, with its Open vSwitch if that runs.
+    pub fn of_this_host() -> Self {
+        Self::take(Path::new(Switch::SOCKET).exists())
+    }
+
+    /// As text, for [`Snapshot::parse`].
+    pub fn text(&self) -> String {
+        serde_json::to_string(&self.sections).expect("maps of strings are JSON")
+    }
+
+    /// Reads what [`Snapshot::text`] wrote.
+    pub(crate) fn parse(text: &str) -> Self {
+        let sections = serde_json::from_str(text)
+            .unwrap_or_else(|error| panic!("not a snapshot: {error}: {text}"));
+        Self { sections }
+    }
+
     /// Adds the files below `dir` to the picture.
     #[must_use]
     pub fn with_tree(mut self, dir: impl AsRef<Path>) -> Self {

@@ -6,6 +6,7 @@ use super::freed::Freed;
 use super::record::{Held, Key, Record};
 use super::request::{Address, Addressing, AttachRequest};
 use super::{Engine, Error, owner};
+use crate::config::Mode;
 use crate::ledger::Action;
 use crate::link::{self, Inside, Netlink, Route, Veth};
 use crate::mac::Mac;
@@ -210,12 +211,24 @@ impl Walk<'_> {
         if request.addressing == Addressing::Later {
             self.engine.save(&record)?;
         } else {
-            if let Some(mut inside) = inside {
+            if let Some(mut inside) = inside.filter(|_| self.may_be_known_otherwise(&record)) {
                 inside.announce()?;
             }
             self.engine.complete(&mut record)?;
         }
         Ok(record)
+    }
+
+    /// Whether somebody may know an address of ours by another MAC, or our MAC behind another port.
+    /// On a NAT bridge nobody does while every MAC follows from its address.
+    fn may_be_known_otherwise(&self, record: &Record) -> bool {
+        let nat = self
+            .engine
+            .config()
+            .bridge(&record.bridge)
+            .is_some_and(|bridge| matches!(bridge.mode, Mode::Nat { .. }));
+        let derived = record.addresses.iter().all(|a| Mac::from_ip(a.address.addr()) == record.mac);
+        !(nat && derived)
     }
 
     /// What is about to be done, written down first: a crash leaves its traces findable.

@@ -47,6 +47,9 @@ impl Engine {
                     && found.isolated == request.isolated
                     && is_plugged(&mut ovsdb, &found)? =>
             {
+                // Killed just before, the first attach has told of a port that was still opening.
+                ovsdb.wait_open(&found.port, request.link_deadline)?;
+                Netlink::open()?.wait_running(&found.port, request.link_deadline)?;
                 return Ok(found);
             }
             // A crash, a restart without DEL, another configuration: start from nothing.
@@ -204,17 +207,17 @@ impl Walk<'_> {
         let request = self.request;
         let Prepared { mut netlink, mut record, view } = prepared;
         let inside = self.plug(&view, &mut netlink, &mut record)?;
-        record.ofport = Some(self.ovsdb.wait_open(&record.port, request.link_deadline)?);
-        if inside.is_some() {
-            netlink.wait_running(&record.port, request.link_deadline)?;
-        }
+        // Told while the switch opens the port; undoing takes it back.
         if request.addressing == Addressing::Later {
             self.engine.save(&record)?;
         } else {
-            if let Some(mut inside) = inside.filter(|_| self.may_be_known_otherwise(&record)) {
-                inside.announce()?;
-            }
             self.engine.complete(&mut record)?;
+        }
+        self.ovsdb.wait_open(&record.port, request.link_deadline)?;
+        let Some(mut inside) = inside else { return Ok(record) };
+        netlink.wait_running(&record.port, request.link_deadline)?;
+        if record.complete && self.may_be_known_otherwise(&record) {
+            inside.announce()?;
         }
         Ok(record)
     }
@@ -258,7 +261,6 @@ impl Walk<'_> {
             isolated: request.isolated,
             mac: container_mac(&request.key, &[]),
             mtu,
-            ofport: None,
             addresses: Vec::new(),
             routes: request.routes.clone(),
             leases: Vec::new(),

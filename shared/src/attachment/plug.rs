@@ -36,6 +36,7 @@ impl Engine {
                     && Netlink::open()?.link(&peer)?.is_some()
                     && is_plugged(&mut ovsdb, &found)? =>
             {
+                ovsdb.wait_open(&found.port, request.link_deadline)?;
                 return Ok(found);
             }
             // A crash, or a record that says nothing: start from nothing.

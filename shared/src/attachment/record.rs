@@ -113,8 +113,6 @@ pub struct Record {
     pub mac: Mac,
     /// MTU in bytes.
     pub mtu: u32,
-    /// OpenFlow port, once opened.
-    pub ofport: Option<u16>,
     /// Addresses.
     pub addresses: Vec<Address>,
     /// Routes in the container.

@@ -31,7 +31,7 @@ fn record() -> Record {
         host_mac: "02:00:00:00:00:01".parse().unwrap(),
         mac: "0a:58:0a:c8:00:02".parse().unwrap(),
         mtu: 1500,
-            addresses: vec![
+        addresses: vec![
             Address {
                 address: "10.200.0.2/24".parse().unwrap(),
                 gateway: Some("10.200.0.1".parse().unwrap()),

@@ -69,16 +69,17 @@ impl Engine {
         place: Place<'_>,
         mut ovsdb: Client,
     ) -> Result<Record, Error> {
-        // Read where it is needed: ovsdb-server answers while addresses are taken.
-        let view = ovsdb.send_view(&request.bridge)?;
-        let mut walk = Walk { engine: self, request, place, ovsdb };
-        let undone = |cause: Error, undo: Result<(), Error>| match undo {
-            Ok(()) => cause,
-            Err(left) => Error::Left { cause: Box::new(cause), left: Box::new(left) },
-        };
-        let prepared =
-            walk.prepare(&view).map_err(|cause| undone(cause, self.give_back(&request.key)))?;
-        walk.plug_in(prepared).map_err(|cause| undone(cause, self.undo(&request.key)))
+        // Read where it is needed: ovsdb-server answers while the pair is made.
+        let view = View::Sent(ovsdb.send_view(&request.bridge)?);
+        let mut walk = Walk { engine: self, request, place, ovsdb, view, asked: false };
+        walk.run().map_err(|cause| {
+            let undo =
+                if walk.asked { self.undo(&request.key) } else { self.give_back(&request.key) };
+            match undo {
+                Ok(()) => cause,
+                Err(left) => Error::Left { cause: Box::new(cause), left: Box::new(left) },
+            }
+        })
     }
 
     /// Ends an attach begun with [`Addressing::Later`]: `record` is what it returned.
@@ -127,8 +128,8 @@ impl Engine {
         })
     }
 
-    /// Takes back what was prepared: nothing has reached the switch or the kernel yet, and an
-    /// ovsdb-server that does not answer is not asked again.
+    /// Takes back what was prepared: the switch was asked for nothing yet, and an ovsdb-server that
+    /// does not answer is not asked again.
     fn give_back(&self, key: &Key) -> Result<(), Error> {
         self.release(key, None)?;
         self.forget(key)
@@ -144,6 +145,7 @@ impl Engine {
         self.unplug(key, record)?;
         if record.is_some_and(|record| record.complete) {
             self.write_ledger(key, record, Action::Detach, None);
+            self.show_unless_agent();
         }
         self.forget(key)
     }
@@ -166,11 +168,12 @@ pub(super) fn is_plugged(ovsdb: &mut Client, record: &Record) -> Result<bool, Er
     Ok(ours && link.is_some_and(|link| link.mac == Some(record.host_mac)))
 }
 
-/// What plugging in starts from.
-struct Prepared {
-    netlink: Netlink,
-    record: Record,
-    view: BridgeView,
+/// The bridge as ovsdb-server has it.
+enum View {
+    /// Asked for.
+    Sent(Sent),
+    /// Answered.
+    Read(BridgeView),
 }
 
 /// Where the container end of the pair is made.
@@ -188,25 +191,20 @@ struct Walk<'a> {
     request: &'a AttachRequest,
     place: Place<'a>,
     ovsdb: Client,
+    view: View,
+    /// Whether the switch was asked for the port.
+    asked: bool,
 }
 
 impl Walk<'_> {
-    /// Intent, addresses, and the bridge as it is now.
-    fn prepare(&mut self, view: &Sent) -> Result<Prepared, Error> {
+    fn run(&mut self) -> Result<Record, Error> {
         let request = self.request;
         let mut netlink = Netlink::open()?;
         let mut record = self.intent(&mut netlink)?;
         self.engine.save(&record)?;
         self.lease(&mut netlink, &mut record)?;
         record.mac = request.mac.unwrap_or_else(|| container_mac(&request.key, &record.addresses));
-        let view = self.ovsdb.read_view(&request.bridge, view)?;
-        Ok(Prepared { netlink, record, view })
-    }
-
-    fn plug_in(&mut self, prepared: Prepared) -> Result<Record, Error> {
-        let request = self.request;
-        let Prepared { mut netlink, mut record, view } = prepared;
-        let inside = self.plug(&view, &mut netlink, &mut record)?;
+        let inside = self.plug(&mut netlink, &mut record)?;
         // Told while the switch opens the port; undoing takes it back.
         if request.addressing == Addressing::Later {
             self.engine.save(&record)?;
@@ -220,6 +218,15 @@ impl Walk<'_> {
             inside.announce()?;
         }
         Ok(record)
+    }
+
+    fn view(&mut self) -> Result<BridgeView, Error> {
+        let view = match &self.view {
+            View::Read(view) => return Ok(view.clone()),
+            View::Sent(sent) => self.ovsdb.read_view(&self.request.bridge, sent)?,
+        };
+        self.view = View::Read(view.clone());
+        Ok(view)
     }
 
     /// Whether somebody may know an address of ours by another MAC, or our MAC behind another port.
@@ -301,7 +308,6 @@ impl Walk<'_> {
     /// switch, and configures the container's end while the switch is at work.
     fn plug(
         &mut self,
-        view: &BridgeView,
         netlink: &mut Netlink,
         record: &mut Record,
     ) -> Result<Option<Container>, Error> {
@@ -310,8 +316,11 @@ impl Walk<'_> {
         let template = &self.engine.config().naming_template;
         for salt in 0..NAME_CHOICES {
             let name = template.render(&key.container, index(&key.ifname), salt);
-            if freed.is_held(&name, view.next, view.current) {
-                continue;
+            if let Some(noted) = freed.noted(&name) {
+                let view = self.view()?;
+                if noted.is_held(view.next, view.current) {
+                    continue;
+                }
             }
             if name != record.port {
                 // The intent names the first choice; leases are found by their owner.
@@ -344,13 +353,21 @@ impl Walk<'_> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let sent = self.ovsdb.send_port(&view.bridge, &self.port(record))?;
+            let bridge = match self.view() {
+                Ok(view) => view.bridge,
+                Err(error) => {
+                    netlink.delete_link(host_end)?;
+                    return Err(error);
+                }
+            };
+            self.asked = true;
+            let sent = self.ovsdb.send_port(&bridge, &self.port(record))?;
             netlink.silence(host_end)?;
             let inside = match self.place {
-                Place::Inside(netns) => self.configure(&view.bridge, netns, record).map(Some),
-                Place::Here(peer) => hand_over(&view.bridge, peer).map(|()| None),
+                Place::Inside(netns) => self.configure(&bridge, netns, record).map(Some),
+                Place::Here(peer) => hand_over(&bridge, peer).map(|()| None),
             };
-            match self.ovsdb.read_port(&view.bridge, &record.port, &sent) {
+            match self.ovsdb.read_port(&bridge, &record.port, &sent) {
                 Ok(()) => return inside,
                 Err(ovsdb::Error::PortExists { .. }) => netlink.delete_link(host_end)?,
                 Err(error) => return Err(error.into()),

@@ -80,7 +80,7 @@ impl Engine {
         say.same(&what("the VLAN"), &port.vlan, &Some(record.vlan.clone()))?;
         say.same(&what("the isolation"), &Some(port.protected), &Some(record.isolated))?;
         say.same(&what("the error"), &port.error, &None::<String>)?;
-        if !port.ofport.is_some_and(|number| number > 0) {
+        if port.ofport.is_none_or(|number| number <= 0) {
             return Err(say.missing(&what("the OpenFlow port")));
         }
         say.same(&what("the interface index in Open vSwitch"), &port.ifindex, &Some(host.index))

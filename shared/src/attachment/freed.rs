@@ -44,17 +44,28 @@ impl Freed {
             .write_all_at(&generation.0.to_le_bytes(), offset(name))
     }
 
-    /// Whether the switch may still hold an old port of that name. `next` and `current` are the
-    /// database's counts now: a noted generation beyond `next` is of a database that is gone.
-    pub(super) fn is_held(&self, name: &IfName, next: Generation, current: Generation) -> bool {
+    /// When a port of that name may have been freed last, if it ever was.
+    pub(super) fn noted(&self, name: &IfName) -> Option<Noted> {
         let mut slot = [0; 8];
-        let read = OpenOptions::new()
+        OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&self.path)
-            .and_then(|file| file.read_exact_at(&mut slot, offset(name)));
-        let freed = Generation(u64::from_le_bytes(slot));
-        read.is_ok() && freed > current && freed <= next
+            .and_then(|file| file.read_exact_at(&mut slot, offset(name)))
+            .ok()?;
+        Some(Noted(Generation(u64::from_le_bytes(slot)))).filter(|noted| noted.0.0 > 0)
+    }
+}
+
+/// The generation in which a name was freed.
+#[derive(Debug)]
+pub(super) struct Noted(Generation);
+
+impl Noted {
+    /// Whether the switch may still hold an old port of that name. `next` and `current` are the
+    /// database's counts now: a noted generation beyond `next` is of a database that is gone.
+    pub(super) fn is_held(&self, next: Generation, current: Generation) -> bool {
+        self.0 > current && self.0 <= next
     }
 }
 
@@ -67,15 +78,19 @@ fn offset(name: &IfName) -> u64 {
 mod tests {
     use super::*;
 
+    fn is_held(freed: &Freed, name: &IfName, next: u64, current: u64) -> bool {
+        freed.noted(name).is_some_and(|noted| noted.is_held(Generation(next), Generation(current)))
+    }
+
     #[test]
     fn a_name_is_held_until_the_switch_caught_up() {
         let dir = tempfile::tempdir().unwrap();
         let freed = Freed::new(dir.path().join("freed"));
         let name: IfName = "veth-a-eth0".parse().unwrap();
-        assert!(!freed.is_held(&name, Generation(9), Generation(1)));
+        assert!(freed.noted(&name).is_none());
         freed.note(&name, Generation(7)).unwrap();
-        assert!(freed.is_held(&name, Generation(9), Generation(6)));
-        assert!(!freed.is_held(&name, Generation(9), Generation(7)));
+        assert!(is_held(&freed, &name, 9, 6));
+        assert!(!is_held(&freed, &name, 9, 7));
     }
 
     #[test]
@@ -84,6 +99,6 @@ mod tests {
         let freed = Freed::new(dir.path().join("freed"));
         let name: IfName = "veth-a-eth0".parse().unwrap();
         freed.note(&name, Generation(70)).unwrap();
-        assert!(!freed.is_held(&name, Generation(3), Generation(2)));
+        assert!(!is_held(&freed, &name, 3, 2));
     }
 }

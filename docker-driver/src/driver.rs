@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::attachment::record::Labels;
 use shared::attachment::{
-    Address, Addressing, AttachRequest, Engine, Key, Readiness, Runtime, peer_name,
+    Address, Addressing, AttachRequest, Engine, Key, Readiness, Record, Runtime, peer_name,
 };
 use shared::error::sentence;
 use shared::mac::Mac;
@@ -25,6 +25,7 @@ use shared::vlan::{PortVlan, VlanId};
 use crate::error::Error;
 use crate::ipam::Ipam;
 use crate::message::{CreateEndpoint, CreateNetwork, OfEndpoint, OfNetwork};
+use crate::names::Named;
 use crate::network::{DockerNetwork, Surroundings, plan};
 use crate::options::{endpoint_mtu, publishes};
 use crate::store::Store;
@@ -336,9 +337,36 @@ impl Driver {
         Ok(())
     }
 
+    /// Whether anything is plugged in.
+    pub(crate) fn plugged(&self) -> Result<bool, Error> {
+        Ok(!self.records()?.is_empty())
+    }
+
+    /// Notes what people call the containers that are plugged in. True if each has a name now.
+    pub(crate) fn name(&self, all: &[Named]) -> Result<bool, Error> {
+        for named in all {
+            let labels = Labels {
+                name: Some(named.container.clone()),
+                network: Some(named.network_name.clone()),
+                ..Labels::default()
+            };
+            self.engine.label(&key(&named.network, &named.endpoint), &labels)?;
+        }
+        Ok(self.records()?.iter().all(|record| record.labels.name.is_some()))
+    }
+
+    fn records(&self) -> Result<Vec<Record>, Error> {
+        let (mut records, _unreadable) = self.engine.records()?;
+        records.retain(|record| record.runtime == Runtime::Docker);
+        Ok(records)
+    }
+
     /// Clears away what dockerd has forgotten: it never sends a Leave for a container that died
     /// with it, nor anything again that failed.
     pub(crate) fn sweep(&self) -> Result<(), Error> {
+        if self.fresh_dockerd.load(Ordering::Relaxed) {
+            self.pass_forward();
+        }
         let (lost, failed) = self.engine.unplug_lost(Runtime::Docker)?;
         for error in failed {
             tracing::warn!(error = %sentence(&error), "a lost endpoint cannot be unplugged yet");
@@ -352,6 +380,8 @@ impl Driver {
                 || (!endpoint.joined && state::now().saturating_sub(endpoint.since) > UNJOINED);
             if dead {
                 self.remove_endpoint(&endpoint.network, &endpoint.id)?;
+                // Who forgot the endpoint forgot its addresses.
+                self.ipam.reclaim(&self.engine, &endpoint.addresses)?;
             }
         }
         for network in self.networks.all()? {

@@ -60,6 +60,14 @@ pub(crate) enum Error {
         /// Which.
         call: String,
     },
+    /// dockerd's own API.
+    #[error("dockerd cannot be asked at {}: {problem}", socket.display())]
+    Dockerd {
+        /// Its socket.
+        socket: PathBuf,
+        /// Why not.
+        problem: String,
+    },
     /// A state file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -104,6 +112,7 @@ impl Fault for Error {
             Self::Refused { .. } => Kind::Unsupported,
             Self::Unknown { .. } => Kind::Missing,
             Self::Timeout { .. } => Kind::Busy,
+            Self::Dockerd { .. } => Kind::Unavailable,
             Self::Broken { .. } | Self::Write { .. } => Kind::System,
             Self::State(error) => error.kind(),
             Self::Engine(error) => error.kind(),
@@ -126,6 +135,7 @@ impl Fault for Error {
             Self::Unknown { .. }
             | Self::Malformed { .. }
             | Self::Broken { .. }
+            | Self::Dockerd { .. }
             | Self::Write { .. } => None,
         }
     }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use shared::address::{Subnet, overlaps};
@@ -12,7 +13,6 @@ use shared::attachment::Engine;
 use shared::config::Mode;
 use shared::error::sentence;
 use shared::network::Network;
-use shared::network::gateway::Networks;
 
 use crate::error::Error;
 use crate::message::{GATEWAY, OfAddress, ReleasePool, RequestPool};
@@ -27,14 +27,10 @@ const GLOBAL_SPACE: &str = "ovs-agent-global";
 /// Option that says what an address is for.
 const TYPE: &str = "RequestAddressType";
 
-/// Where networks that name no subnet get theirs, /24 each: beside the NAT bridge's default.
-const FRESH: Ipv4Net = Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 201, 0, 0), 16);
-const FRESH_PREFIX: u8 = 24;
-
-/// The same for IPv6, /64 each, from the locally assigned prefix of the NAT bridge's default.
-const FRESH_V6: Ipv6Net =
-    Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xfd6f, 0x7673, 0x6272, 0x100, 0, 0, 0, 0), 56);
-const FRESH_V6_PREFIX: u8 = 64;
+/// What a pool of IPv4 is called that joins the NAT bridge's own network because its user named no
+/// subnet. dockerd refuses a subnet that it did not ask for and the host has a route to, as it has
+/// to this one; it never looks at 0.0.0.0/0, the pool of its null IPAM.
+pub(crate) const UNNAMED: &str = "0.0.0.0/0";
 
 /// One pool, as Docker asked for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +42,9 @@ pub(crate) struct Pool {
     pub(crate) gateway: Option<IpAddr>,
     /// The gateway was named by the user or by the configuration, not chosen here.
     pub(crate) gateway_named: bool,
+    /// No subnet was named: the pool is that of the NAT bridge.
+    #[serde(default)]
+    unnamed: bool,
     /// dockerd has started anew and will ask for this pool again.
     replay: bool,
     /// Number of the next lease.
@@ -70,6 +69,7 @@ impl Pool {
             range: None,
             gateway: None,
             gateway_named: false,
+            unnamed: false,
             replay: false,
             serial: 0,
             addresses: BTreeMap::new(),
@@ -85,11 +85,17 @@ impl Pool {
 #[derive(Debug)]
 pub(crate) struct Ipam {
     store: Store<Pool>,
+    /// Held while a pool is read, changed and written: the sweep does so beside dockerd's calls.
+    turn: Mutex<()>,
 }
 
 impl Ipam {
     pub(crate) fn new(store: Store<Pool>) -> Self {
-        Self { store }
+        Self { store, turn: Mutex::default() }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every pool.
@@ -99,6 +105,7 @@ impl Ipam {
 
     /// Takes the leases of what Docker holds again: they died with the last boot.
     pub(crate) fn restore(&self, engine: &Engine) -> Result<(), Error> {
+        let _turn = self.turn();
         for pool in self.store.all()? {
             self.reserve_host(engine, &pool);
             for (ip, held) in &pool.addresses {
@@ -113,6 +120,7 @@ impl Ipam {
 
     /// dockerd has started: it will ask again for what it knows.
     pub(crate) fn expect_replay(&self) -> Result<(), Error> {
+        let _turn = self.turn();
         for mut pool in self.store.all()? {
             pool.replay = true;
             pool.addresses.values_mut().for_each(|held| held.replay = true);
@@ -130,6 +138,7 @@ impl Ipam {
         engine: &Engine,
         request: &RequestPool,
     ) -> Result<Value, Error> {
+        let _turn = self.turn();
         if let Some((name, value)) = request.options.iter().next() {
             let problem = "is an option that this driver does not have";
             let value = value.as_str().unwrap_or_default();
@@ -141,16 +150,19 @@ impl Ipam {
             ));
         }
         let pools = self.store.all()?;
-        let net = if request.pool.is_empty() {
-            fresh(engine, &pools, request.v6)?
+        // dockerd asks after its start for the pool it was given, not for what its user wrote.
+        let unnamed = request.pool.is_empty() || request.pool == UNNAMED;
+        let net = if unnamed {
+            bridge_subnet(engine, request.v6)?
         } else {
             subnet("subnet", &request.pool)?
         };
         let range = range(net, &request.sub_pool)?;
-        let again = pools.iter().find(|p| p.replay && p.net == net && p.range == range);
+        let same = |pool: &&Pool| pool.net == net && pool.range == range && pool.unnamed == unnamed;
+        let again = pools.iter().find(|pool| pool.replay && same(pool));
         let pool = match again {
             Some(pool) => Pool { replay: false, ..pool.clone() },
-            None => self.new_pool(engine, &pools, net, range)?,
+            None => Pool { unnamed, ..self.new_pool(engine, &pools, net, range)? },
         };
         self.store.put(&pool.id, &pool)?;
         self.reserve_host(engine, &pool);
@@ -159,7 +171,8 @@ impl Ipam {
             // Dictated: without it Docker would ask for an address of the bridge's own subnet.
             data.insert(GATEWAY.to_owned(), format!("{gateway}/{}", net.prefix_len()).into());
         }
-        Ok(json!({"PoolID": pool.id, "Pool": net.to_string(), "Data": data}))
+        let shown = if unnamed && !request.v6 { UNNAMED.to_owned() } else { net.to_string() };
+        Ok(json!({"PoolID": pool.id, "Pool": shown, "Data": data}))
     }
 
     fn new_pool(
@@ -206,6 +219,7 @@ impl Ipam {
         engine: &Engine,
         request: &ReleasePool,
     ) -> Result<Value, Error> {
+        let _turn = self.turn();
         // A file that cannot be read names no leases; they end with the boot.
         if let Some(pool) = self.store.get(&request.pool).unwrap_or_default() {
             for (ip, held) in &pool.addresses {
@@ -221,6 +235,7 @@ impl Ipam {
         engine: &Engine,
         request: &OfAddress,
     ) -> Result<Value, Error> {
+        let _turn = self.turn();
         let mut pool = self
             .store
             .get(&request.pool)?
@@ -318,13 +333,30 @@ impl Ipam {
         engine: &Engine,
         request: &OfAddress,
     ) -> Result<Value, Error> {
+        let _turn = self.turn();
         let Some(mut pool) = self.store.get(&request.pool)? else { return Ok(json!({})) };
         let ip = address(&request.address, pool.net)?;
+        self.release(engine, &mut pool, ip)?;
+        Ok(json!({}))
+    }
+
+    /// Takes back what was given to an endpoint that is no more.
+    pub(crate) fn reclaim(&self, engine: &Engine, addresses: &[IpNet]) -> Result<(), Error> {
+        let _turn = self.turn();
+        for mut pool in self.store.all()? {
+            for address in addresses {
+                self.release(engine, &mut pool, address.addr())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&self, engine: &Engine, pool: &mut Pool, ip: IpAddr) -> Result<(), Error> {
         if let Some(held) = pool.addresses.remove(&ip) {
             engine.pools().release(pool.net, ip, &held.owner)?;
-            self.store.put(&pool.id, &pool)?;
+            self.store.put(&pool.id, pool)?;
         }
-        Ok(json!({}))
+        Ok(())
     }
 }
 
@@ -334,24 +366,20 @@ fn own_gateway(engine: &Engine, net: IpNet) -> Option<IpAddr> {
     own.flat_map(|network| network.subnets).find(|subnet| subnet.net == net)?.gateway
 }
 
-/// A subnet nobody uses; another one each time, as dockerd refuses some and asks again.
-fn fresh(engine: &Engine, pools: &[Pool], v6: bool) -> Result<IpNet, Error> {
-    let mut used: Vec<_> = engine.config().subnets().map(|(_, net)| net).collect();
-    used.extend(pools.iter().map(|pool| pool.net));
-    for network in Networks::new(engine.config()).all()? {
-        used.extend(network.subnets.iter().map(|subnet| subnet.net));
-    }
-    let candidates: Vec<IpNet> = if v6 {
-        FRESH_V6.subnets(FRESH_V6_PREFIX).into_iter().flatten().map(IpNet::V6).collect()
-    } else {
-        FRESH.subnets(FRESH_PREFIX).into_iter().flatten().map(IpNet::V4).collect()
-    };
-    candidates.into_iter().find(|net| used.iter().all(|old| !overlaps(*net, *old))).ok_or_else(
-        || {
-            let all = if v6 { FRESH_V6.to_string() } else { FRESH.to_string() };
-            Error::refused(format!("every subnet of {all} is in use"), "name one with --subnet")
-        },
-    )
+/// The subnet of the NAT bridge that networks without one of their own join.
+fn bridge_subnet(engine: &Engine, v6: bool) -> Result<IpNet, Error> {
+    let bridge = engine.config().nat_bridge().ok_or_else(|| {
+        let hint =
+            "name a subnet with --subnet, or add a bridge with mode = \"nat\" to config.toml";
+        Error::refused("no NAT bridge is configured whose addresses could be given out", hint)
+    })?;
+    let own = Network::of_nat_bridge(bridge).map(|network| network.subnets).unwrap_or_default();
+    let of_family = |subnet: &&Subnet| subnet.net.addr().is_ipv6() == v6;
+    own.iter().find(of_family).map(|subnet| subnet.net).ok_or_else(|| {
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        let hint = "name a subnet with --subnet, or add an address to the bridge in config.toml";
+        Error::refused(format!("{} has no {family} subnet to join", bridge.name), hint)
+    })
 }
 
 fn subnet(field: &str, text: &str) -> Result<IpNet, Error> {

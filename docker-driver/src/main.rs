@@ -4,6 +4,7 @@ mod driver;
 mod error;
 mod ipam;
 mod message;
+mod names;
 mod network;
 mod options;
 mod server;
@@ -14,9 +15,10 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
+use hyper_util::server::graceful::GracefulShutdown;
 use shared::attachment::Engine;
 use shared::config::{self, Config};
 use shared::error::sentence;
@@ -24,6 +26,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::driver::Driver;
+use crate::names::Names;
 use crate::server::Server;
 
 /// Between two looks for what dockerd has forgotten.
@@ -32,7 +35,17 @@ const SWEEP: Duration = Duration::from_secs(30);
 /// Between two tries to put back what a reboot took.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// From the first Join of a storm to the question what the containers are called: dockerd knows
+/// once it has started them.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// How long calls are accepted that came before the socket was removed.
+const LAST_CALLS: Duration = Duration::from_millis(50);
+
 /// Docker's networks on Open vSwitch: `docker network create -d ovs-agent`.
+///
+/// What `ovs-port-agent status` calls Docker's containers is asked of dockerd at /var/run/docker.sock,
+/// or where DOCKER_HOST=unix://… says.
 #[derive(Debug, Parser)]
 #[command(name = "ovs-agent-docker", version, max_term_width = 100)]
 struct Arguments {
@@ -83,8 +96,15 @@ async fn serve(server: Arc<Server>, path: &Path) -> io::Result<()> {
     let listener = UnixListener::from_std(socket::listen(path)?)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let serving = tokio::spawn(Arc::clone(&server).serve(listener));
+    let calls = Arc::new(GracefulShutdown::new());
+    let serving = tokio::spawn(Arc::clone(&server).serve(listener, Arc::clone(&calls)));
     tokio::spawn(keep(Arc::clone(&server)));
+    match Names::at(std::env::var_os("DOCKER_HOST").as_deref()) {
+        Some(names) => drop(tokio::spawn(name(Arc::clone(&server), names))),
+        None => {
+            tracing::warn!("DOCKER_HOST is no unix:// socket: containers are shown by their ids")
+        }
+    }
     socket::notify("READY=1")?;
     tracing::info!("serving {}", path.display());
     std::future::poll_fn(|context| {
@@ -95,12 +115,15 @@ async fn serve(server: Arc<Server>, path: &Path) -> io::Result<()> {
     })
     .await;
     socket::notify("STOPPING=1")?;
-    serving.abort();
     std::fs::remove_file(path)?;
-    // What was begun is ended: dockerd would forget it.
-    let end = Instant::now() + server::DEADLINE;
-    while server.busy() > 0 && Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    // Who had connected by then is still heard; dockerd would repeat a lost call without its body.
+    tokio::time::sleep(LAST_CALLS).await;
+    serving.abort();
+    // Its end, whichever way, is what lets go of the other share of `calls`.
+    drop(serving.await);
+    // What was begun is ended and answered: dockerd would forget it.
+    if let Some(calls) = Arc::into_inner(calls) {
+        drop(tokio::time::timeout(server::DEADLINE, calls.shutdown()).await);
     }
     Ok(())
 }
@@ -119,6 +142,45 @@ async fn keep(server: Arc<Server>) {
             Ok(Err(error)) => tracing::warn!(error = %sentence(&error), "will be tried again"),
             Err(error) => tracing::error!(%error, "the sweep broke off"),
         }
-        tokio::time::sleep(if restored { SWEEP } else { RETRY }).await;
+        let pause = if restored { SWEEP } else { RETRY };
+        if tokio::time::timeout(pause, server.activated()).await.is_ok() {
+            // It writes its own rules meanwhile.
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+/// Keeps the names of what is plugged in: asks soon after a Join, until all are known, and now and
+/// then, as a container may be renamed.
+async fn name(server: Arc<Server>, names: Names) {
+    let mut pause = SETTLE;
+    let mut trouble = None;
+    loop {
+        let this = Arc::clone(&server);
+        let plugged = tokio::task::spawn_blocking(move || this.driver().plugged());
+        let named = match plugged.await {
+            Ok(Ok(false)) => Ok(true),
+            Ok(Ok(true)) => match names.all().await {
+                Ok(all) => {
+                    let this = Arc::clone(&server);
+                    let note = tokio::task::spawn_blocking(move || this.driver().name(&all));
+                    note.await.unwrap_or(Ok(false))
+                }
+                Err(error) => Err(error),
+            },
+            Ok(Err(error)) => Err(error),
+            Err(_) => Ok(false),
+        };
+        // Said once: dockerd may be away for long.
+        let why = named.as_ref().err().map(|error| sentence(error));
+        if let Some(why) = why.as_ref().filter(|why| trouble.as_ref() != Some(*why)) {
+            tracing::warn!("containers are shown by their ids: {why}");
+        }
+        trouble = why;
+        pause = if named.unwrap_or(false) { SWEEP } else { (pause * 2).min(SWEEP) };
+        if tokio::time::timeout(pause, server.joined()).await.is_ok() {
+            pause = SETTLE;
+            tokio::time::sleep(SETTLE).await;
+        }
     }
 }

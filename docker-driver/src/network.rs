@@ -67,6 +67,8 @@ struct Given {
     gateway: Option<IpAddr>,
     /// Its addresses come from our own IPAM.
     ours: bool,
+    /// No subnet was named: it is that of the NAT bridge.
+    unnamed: bool,
 }
 
 impl Given {
@@ -74,9 +76,16 @@ impl Given {
         let wrong = |value: &str, problem| Error::field("subnet", value, problem, "name another");
         let net: IpNet =
             data.pool.parse().map_err(|_| wrong(&data.pool, "is no subnet: expected a.b.c.d/n"))?;
-        // `--ipam-driver null` says 0.0.0.0/0.
+        let ours = data.address_space == SPACE;
         if net.prefix_len() == 0 {
-            return Ok(None);
+            // `--ipam-driver null`, or our own without a subnet: then the gateway tells it.
+            let joined = data.gateway.parse().ok().filter(|_| ours);
+            return Ok(joined.map(|gateway: IpNet| Self {
+                net: gateway.trunc(),
+                gateway: Some(gateway.addr()),
+                ours,
+                unnamed: true,
+            }));
         }
         let gateway = match data.gateway.as_str() {
             "" => None,
@@ -86,7 +95,7 @@ impl Given {
                 Some(gateway.ok_or_else(|| wrong(text, "is no address of the subnet"))?)
             }
         };
-        Ok(Some(Self { net: net.trunc(), gateway, ours: data.address_space == SPACE }))
+        Ok(Some(Self { net: net.trunc(), gateway, ours, unnamed: false }))
     }
 }
 
@@ -122,6 +131,19 @@ pub(crate) fn plan(
         .bridge(&bridge)
         .filter(|bridge| matches!(bridge.mode, Mode::Nat { .. }))
         .and_then(Network::of_nat_bridge);
+    if given.iter().any(|subnet| subnet.unnamed)
+        && !nat.as_ref().is_some_and(|own| joins(own, &given))
+    {
+        let what =
+            "no subnet is named, and without one --ipam-driver ovs-agent joins the NAT bridge";
+        let hint = "add --subnet, and on a bridge to a real network --ip-range and --gateway too";
+        return Err(Error::field(
+            "-o bridge",
+            bridge.as_str(),
+            &format!("cannot be: {what}"),
+            hint,
+        ));
+    }
     let place = match nat {
         Some(own) if joins(&own, &given) => join(own, &given, &options, internal)?,
         Some(own) => own_vlan(&own.bridge, &given, &options, internal, around)?,
@@ -190,7 +212,7 @@ fn join(
     if internal {
         return Err(Error::refused(
             format!("{place} cannot be internal: others share it"),
-            "leave --subnet out, so that the network gets a VLAN of its own",
+            "name another subnet with --subnet, so that the network gets a VLAN of its own",
         ));
     }
     Ok(Network { subnets, ..own })
@@ -220,7 +242,7 @@ fn own_vlan(
                 "-o vlan",
                 "0",
                 &format!("is the own network of {bridge}, {}", own.join(" and ")),
-                "add --ipam-driver ovs-agent --subnet with that subnet, or leave vlan out",
+                "add --ipam-driver ovs-agent to join it, or leave vlan out",
             ));
         }
         Some(vlan) => {

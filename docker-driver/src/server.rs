@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,10 +11,11 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use serde_json::{Value, json};
 use shared::error::sentence;
 use tokio::net::UnixListener;
-use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
+use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use crate::driver::Driver;
@@ -37,25 +37,37 @@ const TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 pub(crate) struct Server {
     driver: Driver,
     turns: Mutex<HashMap<String, Arc<Turn<()>>>>,
-    busy: AtomicUsize,
+    /// A container was plugged in.
+    joined: Notify,
+    /// dockerd has started.
+    activated: Notify,
 }
 
 impl Server {
     pub(crate) fn new(driver: Driver) -> Self {
-        Self { driver, turns: Mutex::default(), busy: AtomicUsize::new(0) }
+        Self { driver, turns: Mutex::default(), joined: Notify::new(), activated: Notify::new() }
     }
 
     pub(crate) fn driver(&self) -> &Driver {
         &self.driver
     }
 
-    /// How many calls are under way.
-    pub(crate) fn busy(&self) -> usize {
-        self.busy.load(Ordering::Relaxed)
+    /// Waits until dockerd has started.
+    pub(crate) async fn activated(&self) {
+        self.activated.notified().await;
     }
 
-    /// Serves for ever.
-    pub(crate) async fn serve(self: Arc<Self>, listener: UnixListener) {
+    /// Waits until a container is plugged in.
+    pub(crate) async fn joined(&self) {
+        self.joined.notified().await;
+    }
+
+    /// Serves for ever; `calls` knows what is under way.
+    pub(crate) async fn serve(
+        self: Arc<Self>,
+        listener: UnixListener,
+        calls: Arc<GracefulShutdown>,
+    ) {
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -66,11 +78,12 @@ impl Server {
                 }
             };
             let this = Arc::clone(&self);
+            let service = service_fn(move |request| Arc::clone(&this).answer(request));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
+            let connection = calls.watch(connection);
             tokio::spawn(async move {
-                let service = service_fn(move |request| Arc::clone(&this).answer(request));
-                let connection = hyper::server::conn::http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a connection ended early");
                 }
@@ -103,9 +116,12 @@ impl Server {
             Ok(Ok(body)) => body.to_bytes(),
             _ => return (StatusCode::OK, problem(&Error::Empty)),
         };
-        self.busy.fetch_add(1, Ordering::Relaxed);
         let result = self.run(&method, body).await;
-        self.busy.fetch_sub(1, Ordering::Relaxed);
+        match (method.as_str(), &result) {
+            ("NetworkDriver.Join", Some(Ok(_))) => self.joined.notify_one(),
+            ("Plugin.Activate", Some(Ok(_))) => self.activated.notify_one(),
+            _ => {}
+        }
         match result {
             // Docker takes a 404 for a method this driver does not have.
             None => (StatusCode::NOT_FOUND, json!({"Err": format!("there is no {method}")})),

@@ -327,7 +327,7 @@ impl AttachmentStatus {
             id: record.key.container.clone(),
             runtime: record.runtime.to_string(),
             caller: record.caller.clone(),
-            network: record.key.network.clone(),
+            network: record.labels.network.as_ref().unwrap_or(&record.key.network).clone(),
             ifname: record.key.ifname.to_string(),
             bridge: record.bridge.to_string(),
             vlan: record.vlan.to_string(),

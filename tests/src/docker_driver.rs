@@ -4,10 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::binary::binary;
-use crate::command::Command;
+use crate::command::{Command, poll};
 use crate::daemon::Daemon;
 
 const READY: Duration = Duration::from_secs(15);
@@ -22,8 +22,7 @@ impl DockerDriver {
     /// Where dockerd looks for it.
     pub const SOCKET: &str = "/run/docker/plugins/ovs-agent.sock";
 
-    pub(crate) fn start() -> Self {
-        let command = Command::new(binary("ovs-agent-docker"));
+    pub(crate) fn start(command: Command) -> Self {
         let this = Self { daemon: Daemon::start("ovs-agent-docker", command) };
         this.daemon.ready(READY, || UnixStream::connect(Self::SOCKET).is_ok());
         this
@@ -78,6 +77,16 @@ impl DockerDriver {
     /// Kills it with SIGKILL; its socket stays.
     pub fn kill(self) {
         self.daemon.kill();
+    }
+
+    /// Asks it to end; see [`DockerDriver::gone`].
+    pub fn terminate(&self) {
+        self.daemon.signal(Signal::SIGTERM);
+    }
+
+    /// Waits until it has ended.
+    pub fn gone(self) {
+        poll("the driver did not end", READY, || (!self.daemon.alive()).then_some(()));
     }
 
     /// Asks it to end and waits.

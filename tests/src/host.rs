@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::path::Path;
 use std::sync::MutexGuard;
 
-use crate::binary::{Plugin, PortAgent};
+use crate::binary::{Plugin, PortAgent, binary};
 use crate::command::{Command, Output};
 use crate::container::Container;
 use crate::docker_driver::DockerDriver;
@@ -141,12 +141,23 @@ impl Host {
 
     /// Starts the Docker driver as built.
     pub fn docker_driver(&self) -> DockerDriver {
-        DockerDriver::start()
+        DockerDriver::start(Command::new(binary("ovs-agent-docker")))
+    }
+
+    /// Starts it as systemd does: the test listens at `notify` for what it says of itself.
+    pub fn docker_driver_notifying(&self, notify: &str) -> DockerDriver {
+        let command = Command::new(binary("ovs-agent-docker")).env("NOTIFY_SOCKET", notify);
+        DockerDriver::start(command)
     }
 
     /// Starts dockerd.
     pub fn dockerd(&self) -> Dockerd {
-        Dockerd::start(self)
+        Dockerd::start(self, &[])
+    }
+
+    /// Starts dockerd so that its containers outlive it.
+    pub fn dockerd_live_restore(&self) -> Dockerd {
+        Dockerd::start(self, &["--live-restore"])
     }
 
     /// Writes `/etc/ovs-port-agent/config.toml`.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::needless_pass_by_value, reason = "helpers of tests")]
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
 use rig::{DockerDriver, Host, assert_same, poll};
@@ -261,16 +262,39 @@ fn pools_are_unique_shared_with_cni_and_replayed() {
 }
 
 #[test]
-fn a_network_without_subnet_gets_another_pool_each_time() {
-    let (_host, driver) = host();
-    for v6 in [false, true] {
-        let ask = json!({"AddressSpace": "ovs-agent", "Pool": "", "SubPool": "", "Options": null,
-                         "V6": v6});
-        let one = driver.ok("IpamDriver.RequestPool", &ask);
-        let two = driver.ok("IpamDriver.RequestPool", &ask);
-        assert_ne!(one["Pool"], two["Pool"]);
-        let ask = json!({"AddressSpace": "ovs-agent", "Pool": one["Pool"], "Options": {}});
-        driver.ok("IpamDriver.RequestPool", &ask);
+fn a_pool_without_subnet_is_that_of_the_nat_bridge() {
+    let (host, mut driver) = host();
+    let ask = |pool: &str, v6: bool| json!({"AddressSpace": "ovs-agent", "Pool": pool, "SubPool": "", "Options": null, "V6": v6});
+    let one = driver.ok("IpamDriver.RequestPool", &ask("", false));
+    let two = driver.ok("IpamDriver.RequestPool", &ask("", false));
+    assert_ne!(one["PoolID"], two["PoolID"]);
+    // dockerd would refuse 10.200.0.0/24: the host has a route to it.
+    assert_eq!(one["Pool"], "0.0.0.0/0");
+    assert_eq!(one["Data"]["com.docker.network.gateway"], "10.200.0.1/24");
+    let request = json!({"PoolID": one["PoolID"], "Address": "", "Options": null});
+    let address = driver.ok("IpamDriver.RequestAddress", &request)["Address"].clone();
+    assert_eq!(address, "10.200.0.2/24");
+    // dockerd starts anew, and asks for what it was given.
+    driver.ok("Plugin.Activate", &Value::Null);
+    let again = driver.ok("IpamDriver.RequestPool", &ask("0.0.0.0/0", false));
+    assert_eq!(again, one);
+    let request = json!({"PoolID": one["PoolID"], "Address": "10.200.0.2", "Options": null});
+    assert_eq!(driver.ok("IpamDriver.RequestAddress", &request)["Address"], address);
+    // It compares with routes of IPv4 alone.
+    let six = driver.ok("IpamDriver.RequestPool", &ask("", true));
+    let (net, gateway) = (six["Pool"].as_str().unwrap(), six["Data"].to_string());
+    assert!(net.ends_with("::/64") && gateway.contains(&net.replace("::/64", "::1/64")), "{six}");
+    let direct = "[[bridge]]\nname = \"ovsbr0\"\nmode = \"direct\"\n";
+    let nat = "[[bridge]]\nname = \"ovsbr1\"\nmode = \"nat\"\naddresses = [\"10.200.0.1/24\"]\n";
+    for (text, v6, words) in [
+        (format!("{direct}{nat}"), true, "ovsbr1 has no IPv6 subnet to join; name a subnet"),
+        (direct.to_owned(), false, "no NAT bridge is configured"),
+    ] {
+        host.config(&text);
+        driver.stop();
+        driver = host.docker_driver();
+        let error = driver.error("IpamDriver.RequestPool", &ask("", v6));
+        assert!(error.contains(words), "{error}");
     }
 }
 
@@ -364,4 +388,50 @@ fn a_torn_state_file_costs_one_network_and_says_so() {
     driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
     driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.32.0.0/24", json!({})));
     assert!(driver.log().contains("a state file is lost"), "{}", driver.log());
+}
+
+#[test]
+fn systemd_is_told_that_the_driver_serves_and_ends() {
+    let host = Host::new();
+    host.port_agent().run("up");
+    let path = "/run/rig/notify";
+    let socket = UnixDatagram::bind(path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let said = || {
+        let mut text = [0; 100];
+        let length = socket.recv(&mut text).unwrap();
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let driver = host.docker_driver_notifying(path);
+    assert_eq!(said(), "READY=1");
+    driver.terminate();
+    assert_eq!(said(), "STOPPING=1");
+    driver.gone();
+    assert!(!fs::exists(DockerDriver::SOCKET).unwrap());
+}
+
+#[test]
+fn a_driver_that_is_stopped_ends_and_answers_what_it_began() {
+    let (host, driver) = host();
+    let before = host.snapshot();
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    host.switch().freeze_ovsdb();
+    std::thread::scope(|scope| {
+        let call = scope.spawn(|| driver.ok("NetworkDriver.Join", &join()));
+        std::thread::sleep(Duration::from_millis(500));
+        driver.terminate();
+        poll("its socket stays", Duration::from_secs(5), || {
+            (!fs::exists(DockerDriver::SOCKET).unwrap()).then_some(())
+        });
+        std::thread::sleep(Duration::from_millis(500));
+        host.switch().thaw_ovsdb();
+        assert_eq!(call.join().unwrap()["Gateway"], "10.30.0.1");
+    });
+    driver.gone();
+    let driver = host.docker_driver();
+    driver.ok("NetworkDriver.Leave", &ids());
+    driver.ok("NetworkDriver.DeleteEndpoint", &ids());
+    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+    assert_same(&before, &host.snapshot());
 }

@@ -16,7 +16,7 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ),
     ("conf/ovs-agent-docker.service", "its command in docker.rs; not by systemd"),
     ("examples/README.md", "read by people"),
-    ("examples/docker/compose.yaml", "not run: it takes a registry and the compose tool"),
+    ("examples/docker/compose.yaml", "docker/compose.rs"),
     ("examples/podman/blue.network", "netavark.rs"),
     ("examples/podman/island.network", "netavark.rs"),
     ("examples/podman/pool.network", "netavark.rs"),

@@ -120,6 +120,21 @@ fn the_subnet_of_the_nat_bridge_joins_it() {
 }
 
 #[test]
+fn our_addresses_without_a_subnet_are_those_of_the_nat_bridge() {
+    let unnamed = data(SPACE, "0.0.0.0/0", "10.200.0.1/24");
+    let network = planned(generic(json!({})), unnamed.clone(), &[], &[]).unwrap();
+    assert!(network.place.is_configured(&Config::default().bridges));
+    assert_eq!(network.place.subnets[0].net.to_string(), "10.200.0.0/24");
+    let options = |more: Value| planned(generic(more), unnamed.clone(), &[], &[]);
+    refused(options(json!({"vlan": "30"})), &["-o vlan \"30\"", "untagged", "another subnet"]);
+    refused(options(json!({"bridge": "ovsbr0"})), &["-o bridge \"ovsbr0\"", "--subnet"]);
+    let internal = json!({"com.docker.network.internal": true});
+    refused(planned(internal, unnamed, &[], &[]), &["internal", "--subnet"]);
+    let null = data("null", "0.0.0.0/0", "");
+    assert!(planned(generic(json!({})), null, &[], &[]).unwrap().place.subnets.is_empty());
+}
+
+#[test]
 fn on_a_real_network_nothing_is_guessed() {
     let lan = data(SPACE, "172.16.0.0/24", "172.16.0.1/24");
     let options = generic(json!({"bridge": "ovsbr0"}));

@@ -1,10 +1,14 @@
 //! Networks of a real dockerd on the Docker driver.
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail loudly too")]
 
-use std::net::IpAddr;
-use std::time::Duration;
+mod compose;
+mod day;
+mod names;
+mod survival;
 
-use rig::{DockerDriver, Dockerd, Host, INTERNET, Snapshot, poll};
+use std::net::IpAddr;
+
+use rig::{DockerDriver, Dockerd, Host, INTERNET, Snapshot};
 use serde_json::json;
 
 /// Brings a host up, with a driver and a dockerd that has an image.
@@ -38,12 +42,6 @@ fn nothing_left(before: &Snapshot, host: &Host) {
     assert!(difference.is_empty(), "the host is not as it was: {difference}");
 }
 
-/// The address of a container on a network.
-fn address(docker: &Dockerd, network: &str, container: &str) -> IpAddr {
-    let format = format!("{{{{.NetworkSettings.Networks.{network}.IPAddress}}}}");
-    docker.run(&format!("inspect -f {format} {container}")).trim().parse().unwrap()
-}
-
 #[test]
 fn a_users_first_session() {
     let (host, driver, docker) = host();
@@ -53,7 +51,7 @@ fn a_users_first_session() {
         docker.start_container("one", "--network web"),
         docker.start_container("two", "--network web"),
     );
-    let to = address(&docker, "web", "two");
+    let to = docker.address("web", "two");
     let _server = two.echo_server();
     assert!(one.ping(to), "{}", driver.log());
     one.tcp_echo(to, 1 << 20).unwrap();
@@ -63,11 +61,6 @@ fn a_users_first_session() {
     docker.run("network rm web");
     drop((one, two));
     nothing_left(&before, &host);
-}
-
-/// One value of `docker inspect`.
-fn inspect(docker: &Dockerd, container: &str, path: &str) -> String {
-    docker.run(&format!("inspect -f {{{{{path}}}}} {container}")).trim().to_owned()
 }
 
 /// Panics unless the command fails, and with these words.
@@ -103,7 +96,7 @@ fn containers_reach_the_internet_and_networks_are_apart() {
     }
     assert!(!five.ping(INTERNET), "an address that is not masqueraded got an answer");
     assert!(five.ping(uplink.address()), "the host routes for it");
-    let (db, vault) = (address(&docker, "db", "two"), address(&docker, "vault", "four"));
+    let (db, vault) = (docker.address("db", "two"), docker.address("vault", "four"));
     assert!(!one.ping(db), "a network reaches another");
     assert!(!one.ping(vault) && !three.ping(db) && !three.ping(INTERNET));
     assert!(three.ping(vault));
@@ -142,13 +135,13 @@ fn what_a_user_asks_for_is_what_there_is() {
     let one = docker.container("one");
     let two = docker.start_container("two", "--network lan");
     assert_eq!(
-        inspect(&docker, "one", ".NetworkSettings.Networks.lan.MacAddress"),
+        docker.inspect("one", ".NetworkSettings.Networks.lan.MacAddress"),
         "02:42:0a:1e:00:99"
     );
     assert_eq!(one.mac("eth0"), [0x02, 0x42, 0x0a, 0x1e, 0x00, 0x99]);
     assert!(one.ip("-o link show eth0").contains("mtu 1400"));
     assert!(one.ip("route").contains("default via 10.30.0.254"));
-    let given: IpAddr = address(&docker, "lan", "two");
+    let given: IpAddr = docker.address("lan", "two");
     assert_eq!(given.to_string(), "10.30.0.64", "the range, less what is reserved");
     assert!(two.ping("10.30.0.9".parse().unwrap()) && two.ping("10.30.0.254".parse().unwrap()));
     refused(&docker, "run -d --network lan --ip 10.30.0.9 localhost/rig:1", &["in use"]);
@@ -174,7 +167,7 @@ fn what_a_user_asks_for_is_what_there_is() {
         docker.start_container("four", "--network six"),
         docker.start_container("five", "--network six"),
     );
-    let six = inspect(&docker, "five", ".NetworkSettings.Networks.six.GlobalIPv6Address");
+    let six = docker.inspect("five", ".NetworkSettings.Networks.six.GlobalIPv6Address");
     let _server = five.echo_server();
     assert!(four.ping(six.parse().unwrap()));
     four.tcp_echo(six.parse().unwrap(), 1 << 20).unwrap();
@@ -191,7 +184,7 @@ fn a_network_of_the_bridges_own_subnet_is_shared_with_cni() {
     let result = host.plugin().add(&pod, &conf).success();
     let cni = result["ips"][0]["address"].as_str().unwrap().split('/').next().unwrap().to_owned();
     let one = docker.start_container("one", "--network shared");
-    let docker_address = address(&docker, "shared", "one");
+    let docker_address = docker.address("shared", "one");
     assert_ne!(docker_address.to_string(), cni);
     let (_here, _there) = (one.echo_server(), pod.echo_server());
     one.tcp_echo(cni.parse().unwrap(), 1 << 20).unwrap();
@@ -203,9 +196,9 @@ fn a_network_of_the_bridges_own_subnet_is_shared_with_cni() {
     );
     let status = host.port_agent().run("status");
     assert!(status.contains(&docker_address.to_string()) && status.contains("docker"), "{status}");
-    docker.run("network create -d ovs-agent --ipam-driver ovs-agent own");
+    docker.run("network create -d ovs-agent --ipam-driver ovs-agent --subnet 10.31.0.0/24 own");
     let two = docker.start_container("two", "--network own");
-    assert!(address(&docker, "own", "two").to_string().starts_with("10.201.0."));
+    assert!(docker.address("own", "two").to_string().starts_with("10.31.0."));
     docker.run("rm -f one two");
     docker.run("network rm own");
     let _gone = host.plugin().del(&pod, &conf).success();
@@ -234,73 +227,8 @@ fn the_real_network_is_joined_by_what_the_user_names() {
     let one = docker.start_container("one", "--network lan");
     assert!(one.ping(uplink.gateway()));
     let (_, seen) = one.who_answers(INTERNET).unwrap();
-    assert_eq!(seen, address(&docker, "lan", "one"), "its own address on the wire");
+    assert_eq!(seen, docker.address("lan", "one"), "its own address on the wire");
     assert!(seen.to_string().starts_with("198.18.7.1"));
-}
-
-/// Both containers run on the network and talk.
-#[track_caller]
-fn talk(docker: &Dockerd) {
-    let (one, two) = (docker.container("one"), docker.container("two"));
-    let to = address(docker, "web", "two");
-    let _server = two.echo_server();
-    one.tcp_echo(to, 100_000).unwrap();
-    docker.run("exec one ping -c 1 -W 2 two");
-}
-
-#[test]
-fn everything_may_be_restarted_or_killed_and_nothing_is_left() {
-    let (host, driver, docker) = host();
-    let before = host.snapshot();
-    docker.run("network create -d ovs-agent web");
-    docker.run("network create -d ovs-agent --ipam-driver ovs-agent --subnet 10.200.0.0/24 shared");
-    for name in ["one", "two"] {
-        docker.start_container(name, "--network web --restart always");
-    }
-    docker.start_container("three", "--network shared --restart always");
-    talk(&docker);
-    docker.run("restart -t 0 one");
-    docker.run("kill two");
-    docker.run("start two");
-    talk(&docker);
-    // The driver dies and comes back: running containers never notice.
-    driver.kill();
-    talk(&docker);
-    let driver = host.docker_driver();
-    docker.run("restart -t 0 two");
-    talk(&docker);
-    host.switch().restart_vswitchd();
-    host.switch().restart_ovsdb();
-    docker.run("restart -t 0 one");
-    poll("traffic after a restart of Open vSwitch", Duration::from_secs(20), || {
-        docker.output("exec one ping -c 1 -W 1 two").ok().then_some(())
-    });
-    // dockerd ends in good order, and starts its containers again.
-    docker.stop();
-    let docker = host.dockerd();
-    running(&docker);
-    talk(&docker);
-    // dockerd crashes: it will never send a Leave for what it had.
-    docker.kill();
-    let docker = host.dockerd();
-    running(&docker);
-    talk(&docker);
-    docker.run("rm -f one two three");
-    docker.run("network rm web shared");
-    driver.stop();
-    // A start of the driver clears away what dockerd has forgotten.
-    let _driver = host.docker_driver();
-    poll("what a crash leaves is cleared away", Duration::from_secs(20), || {
-        difference(&before, &host).is_empty().then_some(())
-    });
-    nothing_left(&before, &host);
-}
-
-fn running(docker: &Dockerd) {
-    poll("containers that always run do not", Duration::from_secs(60), || {
-        let all = ["one", "two", "three"];
-        all.iter().all(|name| inspect(docker, name, ".State.Running") == "true").then_some(())
-    });
 }
 
 #[test]
@@ -317,6 +245,6 @@ fn thirty_containers_start_at_once() {
             assert!(output.ok(), "{output}");
         }
     });
-    let last = address(&docker, "web", "c29");
+    let last = docker.address("web", "c29");
     assert!(docker.container("c0").ping(last));
 }

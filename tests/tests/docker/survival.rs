@@ -1,0 +1,172 @@
+//! Whatever is restarted or killed: containers keep their network, and nothing is left behind.
+
+use std::time::Duration;
+
+use rig::{Daemon, Dockerd, Host, INTERNET, poll};
+
+use crate::{difference, host, nothing_left};
+
+/// Both containers run on the network and talk.
+#[track_caller]
+fn talk(docker: &Dockerd) {
+    let (one, two) = (docker.container("one"), docker.container("two"));
+    let to = docker.address("web", "two");
+    let _server = two.echo_server();
+    one.tcp_echo(to, 100_000).unwrap();
+    docker.run("exec one ping -c 1 -W 2 two");
+}
+
+#[test]
+fn everything_may_be_restarted_or_killed_and_nothing_is_left() {
+    let (host, driver, docker) = host();
+    let before = host.snapshot();
+    docker.run("network create -d ovs-agent web");
+    docker.run("network create -d ovs-agent --ipam-driver ovs-agent --subnet 10.200.0.0/24 shared");
+    for name in ["one", "two"] {
+        docker.start_container(name, "--network web --restart always");
+    }
+    docker.start_container("three", "--network shared --restart always");
+    talk(&docker);
+    docker.run("restart -t 0 one");
+    docker.run("kill two");
+    docker.run("start two");
+    talk(&docker);
+    // The driver dies and comes back: running containers never notice.
+    driver.kill();
+    talk(&docker);
+    let driver = host.docker_driver();
+    docker.run("restart -t 0 two");
+    talk(&docker);
+    host.switch().restart_vswitchd();
+    host.switch().restart_ovsdb();
+    docker.run("restart -t 0 one");
+    poll("traffic after a restart of Open vSwitch", Duration::from_secs(20), || {
+        docker.output("exec one ping -c 1 -W 1 two").ok().then_some(())
+    });
+    // dockerd ends in good order, and starts its containers again.
+    docker.stop();
+    let docker = host.dockerd();
+    running(&docker);
+    talk(&docker);
+    // dockerd crashes: it will never send a Leave for what it had.
+    docker.kill();
+    let docker = host.dockerd();
+    running(&docker);
+    talk(&docker);
+    docker.run("rm -f one two three");
+    docker.run("network rm web shared");
+    driver.stop();
+    // A start of the driver clears away what dockerd has forgotten.
+    let _driver = host.docker_driver();
+    poll("what a crash leaves is cleared away", Duration::from_secs(20), || {
+        difference(&before, &host).is_empty().then_some(())
+    });
+    nothing_left(&before, &host);
+}
+
+fn running(docker: &Dockerd) {
+    poll("containers that always run do not", Duration::from_secs(60), || {
+        let all = ["one", "two", "three"];
+        all.iter().all(|name| docker.inspect(name, ".State.Running") == "true").then_some(())
+    });
+}
+
+#[test]
+fn with_live_restore_containers_go_on_while_dockerd_is_away() {
+    let host = Host::new();
+    host.unified_cgroups();
+    host.port_agent().run("up");
+    let mut driver = host.docker_driver();
+    let mut docker = host.dockerd_live_restore();
+    docker.load();
+    host.port_agent().run("up");
+    let before = host.snapshot();
+    docker.run("network create -d ovs-agent web");
+    docker.run("network create -d ovs-agent --ipam-driver ovs-agent shared");
+    for (name, network) in [("one", "web"), ("two", "web"), ("three", "shared")] {
+        docker.start_container(name, &format!("--network {network} --restart always"));
+    }
+    let pids = |docker: &Dockerd| ["one", "two", "three"].map(|n| docker.inspect(n, ".State.Pid"));
+    let (same, there) = (pids(&docker), docker.address("web", "two"));
+    let three = docker.address("shared", "three");
+    let (one, two) = (docker.container("one"), docker.container("two"));
+    for crash in [false, true] {
+        if crash {
+            docker.kill()
+        } else {
+            docker.stop()
+        }
+        let server = two.echo_server();
+        one.tcp_echo(there, 1 << 20).unwrap();
+        // Its sweep knows nothing of dockerd, and takes nothing away.
+        driver.kill();
+        driver = host.docker_driver();
+        std::thread::sleep(Duration::from_secs(2));
+        one.tcp_echo(there, 1 << 20).unwrap();
+        drop(server);
+        docker = host.dockerd_live_restore();
+        assert_eq!(pids(&docker), same, "{}", docker.log());
+        talk(&docker);
+        // What dockerd holds is not given to anybody else.
+        docker.start_container("four", "--network shared");
+        assert_ne!(docker.address("shared", "four"), three);
+        docker.run("rm -f four");
+    }
+    docker.run("restart -t 0 one three");
+    drop((one, two));
+    talk(&docker);
+    docker.run("rm -f one two three");
+    docker.run("network rm web shared");
+    nothing_left(&before, &host);
+}
+
+#[test]
+fn docker_may_set_its_forward_policy_again() {
+    for live in [false, true] {
+        let host = Host::new();
+        let uplink = host.uplink("wlp4s0", 1).addressed(&host).routed(&host, 100);
+        host.unified_cgroups();
+        host.port_agent().run("up");
+        let driver = host.docker_driver();
+        // A dockerd whose containers outlive it calls no driver when it starts: then the agent sees
+        // to it, when it next looks at the host.
+        let agent = host.port_agent().command("run").deadline(Duration::MAX);
+        let _agent = live.then(|| Daemon::start("port-agent", agent));
+        let start = || if live { host.dockerd_live_restore() } else { host.dockerd() };
+        let docker = start();
+        docker.load();
+        docker.run("network create -d ovs-agent web");
+        let one = docker.start_container("one", "--network web --restart always");
+        let (_, seen) = one.who_answers(INTERNET).unwrap();
+        assert_eq!(seen, uplink.address());
+        drop(one);
+        docker.stop();
+        // As after a reload of a firewall and a reboot: our rule is gone, the policy is not.
+        host.sh("iptables -F; iptables -X; iptables -P FORWARD DROP");
+        let docker = start();
+        poll("the container does not run", Duration::from_secs(60), || {
+            (docker.inspect("one", ".State.Running") == "true").then_some(())
+        });
+        let one = docker.container("one");
+        let deadline = Duration::from_secs(if live { 40 } else { 10 });
+        poll("traffic is dropped", deadline, || one.tcp_echo(INTERNET, 100_000).ok());
+        let rules = host.sh("iptables -S");
+        assert!(rules.contains("--comment ovs-agent"), "{rules}{}", driver.log());
+    }
+}
+
+#[test]
+fn an_address_whose_release_was_missed_is_given_again() {
+    let (host, driver, docker) = host();
+    docker.run("network create -d ovs-agent --ipam-driver ovs-agent shared");
+    let leases = || host.sh("find /run/ovs-port-agent/leases -type f -name '10.*' | wc -l");
+    let before = leases();
+    docker.start_container("one", "--network shared");
+    assert_ne!(leases(), before);
+    driver.kill();
+    // dockerd repeats for 15 s each of Leave, DeleteEndpoint and ReleaseAddress, then forgets.
+    docker.run("rm -f one");
+    host.sh("rm -f /run/ovs-port-agent/attachments/*.json");
+    let _driver = host.docker_driver();
+    poll("the address stays taken", Duration::from_secs(20), || (leases() == before).then_some(()));
+}

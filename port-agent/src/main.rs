@@ -5,6 +5,7 @@ mod host;
 mod ledger;
 mod status;
 mod table;
+mod uplink;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -39,8 +40,13 @@ enum Command {
 
 Examples:
   ovs-port-agent up
-  ovs-port-agent up --config ./lab.toml")]
-    Up,
+  ovs-port-agent up --config ./lab.toml
+  ovs-port-agent up --move-uplink      an uplink carries the host's own address: move both
+  ovs-port-agent up --confirm          the host can still be reached: keep it so")]
+    Up(uplink::UpArguments),
+    /// Take a move of uplinks back unless it is confirmed in time; started by "up --move-uplink".
+    #[command(hide = true)]
+    StandBy,
     /// Remove what is ours: NAT, gateways, addresses and bridges that "up" made.
     #[command(after_help = "Examples:
   ovs-port-agent down
@@ -73,7 +79,7 @@ fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     let result = load(arguments.config.as_deref())
         .map_err(Failure::new)
-        .and_then(|config| run(config, arguments.command, &mut out));
+        .and_then(|config| run(config, arguments, &mut out));
     match result.and_then(|code| out.flush().map(|()| code).map_err(Failure::from)) {
         Ok(code) => code,
         // Whoever reads us has seen enough ("| head").
@@ -105,11 +111,12 @@ fn load(path: Option<&Path>) -> Result<Config, config::Error> {
     Config::load(path.unwrap_or(Path::new(config::DEFAULT_PATH)), Path::new(config::SYSFS))
 }
 
-fn run(config: Config, command: Command, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
-    match command {
-        Command::Up => host::up(config, out),
+fn run(config: Config, arguments: Arguments, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
+    match arguments.command {
+        Command::Up(up) => uplink::up(config, arguments.config.as_deref(), &up, out),
+        Command::StandBy => uplink::run_stand_by(&config, out),
         Command::Down(arguments) => host::down(config, &arguments, out),
-        Command::Run => agent::run(config),
+        Command::Run => agent::run(config, arguments.config),
         Command::Status(arguments) => status::run(config, &arguments, out),
         Command::Ledger(arguments) => ledger::run(&config, arguments, out),
         Command::Sync => host::sync(config, out),

@@ -13,6 +13,7 @@ mod offload;
 pub mod probe;
 mod route;
 mod rule;
+pub mod saved;
 mod socket;
 pub mod sysctl;
 mod veth;

@@ -33,7 +33,6 @@ struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one in each run")]
 enum Command {
     /// Make or repair bridges, uplinks, addresses, forwarding and NAT; what stands is left alone.
     #[command(after_help = "Everything is checked first: an error has changed nothing.
@@ -111,7 +110,11 @@ fn load(path: Option<&Path>) -> Result<Config, config::Error> {
     Config::load(path.unwrap_or(Path::new(config::DEFAULT_PATH)), Path::new(config::SYSFS))
 }
 
-fn run(config: Config, arguments: Arguments, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
+fn run(
+    config: Config,
+    arguments: Arguments,
+    out: &mut impl io::Write,
+) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Up(up) => uplink::up(config, arguments.config.as_deref(), &up, out),
         Command::StandBy => uplink::run_stand_by(&config, out),

@@ -152,7 +152,7 @@ pub(crate) fn run_stand_by(config: &Config, out: &mut impl io::Write) -> Result<
                 let engine = Engine::new(config.clone());
                 host::note(&engine, &format!("move taken back: {why}"));
                 // Only a view: nobody is left to be told that it could not be written.
-                let _ = engine.show();
+                drop(engine.show());
                 return Ok(ExitCode::SUCCESS);
             }
             // The switch may come back, the lock be given up.

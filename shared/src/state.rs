@@ -155,7 +155,11 @@ pub fn write_durably<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> 
     };
     let dir = path.parent().unwrap_or(Path::new("/"));
     if !dir.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io("make directory", dir))?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(io("make directory", dir))?;
     }
     put(path, value, true)?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("force to disk", dir))
@@ -179,10 +183,10 @@ fn put<T: Serialize>(path: &Path, value: &T, durably: bool) -> Result<(), Error>
         .and_then(|()| force(&file))
         .and_then(|()| fs::rename(&temporary, path))
         .map_err(|source| {
-        // The half-written file is of no use to anybody; the first error is the one to report.
-        drop(fs::remove_file(&temporary));
-        io(source)
-    })
+            // The half-written file is of no use to anybody; the first error is the one to report.
+            drop(fs::remove_file(&temporary));
+            io(source)
+        })
 }
 
 /// Reads a file that [`write`] wrote; `None` if it is not there.

@@ -64,7 +64,9 @@ fn keep(agent: &Agent) -> Result<(), Failure> {
         // Without ovsdb-server nothing can be repaired; the next connection looks again.
         if watch.is_some() && (fresh || heard || due) {
             if uplink::is_outdated(engine, agent.config.as_deref()) {
-                tracing::info!("an uplink was moved: beginning anew with the configuration as it is");
+                tracing::info!(
+                    "an uplink was moved: beginning anew with the configuration as it is"
+                );
                 let error = uplink::begin_anew();
                 return Err(Failure::Work(format!("cannot begin anew: {error}")));
             }

@@ -280,7 +280,8 @@ impl SavedAddress {
 
     /// Whether the kernel made it from a router's advertisement: the next link makes its own.
     pub fn is_advertised(&self) -> bool {
-        self.attribute(IFA_PROTO).is_some_and(|proto| proto.value.first() == Some(&IFAPROT_KERNEL_RA))
+        self.attribute(IFA_PROTO)
+            .is_some_and(|proto| proto.value.first() == Some(&IFAPROT_KERNEL_RA))
     }
 
     /// Whether the kernel was told to make no route for its subnet.
@@ -329,7 +330,9 @@ impl SavedAddress {
                 }
                 _ => attribute.value.to_vec(),
             };
-            message.attributes.push(AddressAttribute::Other(DefaultNla::new(attribute.kind, value)));
+            message
+                .attributes
+                .push(AddressAttribute::Other(DefaultNla::new(attribute.kind, value)));
         }
         Request {
             verb: Verb::Create,
@@ -344,7 +347,9 @@ impl SavedAddress {
         for attribute in attributes(self.bytes.get(8..).unwrap_or_default()) {
             if [IFA_LOCAL, IFA_ADDRESS].contains(&attribute.kind) {
                 let value = attribute.value.to_vec();
-                message.attributes.push(AddressAttribute::Other(DefaultNla::new(attribute.kind, value)));
+                message
+                    .attributes
+                    .push(AddressAttribute::Other(DefaultNla::new(attribute.kind, value)));
             }
         }
         Request {

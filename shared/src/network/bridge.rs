@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 
 use super::done::{Book, Done};
-use super::uplink::Moves;
 use super::gateway::role;
+use super::uplink::Moves;
 use super::{Error, OPEN_DEADLINE, OWNER, datapath};
 use crate::config::{self, Config, Mode};
 use crate::link::sysctl::{Family, Sysctl};
-use crate::link::{self, InstalledRoute, Link, Netlink, PROTOCOL, Route};
+use crate::link::{self, InstalledRoute, Link, Netlink, PROTOCOL, Route, UPLINK_GROUP};
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::ovsdb::{self, Bridge, Client, Port, PortSpec};
@@ -123,7 +123,11 @@ pub(super) fn ensure(
         link = wait_for_mtu(netlink, &bridge.name, mtu)?;
     }
     if let Some(wire) = &uplink {
-        plug_uplink(bridge, wire, ovsdb, netlink, book, &mut acts)?;
+        let userspace = match &row {
+            Some(row) => row.is_userspace(),
+            None => ovsdb.view(&bridge.name)?.bridge.is_userspace(),
+        };
+        plug_uplink(bridge, (wire, userspace), ovsdb, netlink, book, &mut acts)?;
     }
     let (addresses, gateway) = match &bridge.mode {
         Mode::Direct { addresses, gateway, .. } => (addresses, *gateway),
@@ -193,7 +197,7 @@ fn look(
     let uplink = match &bridge.mode {
         Mode::Direct { uplink: Some(uplink), .. } => {
             Some(wire(bridge, uplink, moving, ovsdb, netlink)?)
-        },
+        }
         _ => None,
     };
     Ok(Found { row, uplink })
@@ -292,7 +296,7 @@ fn addresses_of(netlink: &mut Netlink, link: &Link) -> Result<Vec<IpNet>, Error>
 
 fn plug_uplink(
     bridge: &config::Bridge,
-    wire: &Wire,
+    (wire, userspace): (&Wire, bool),
     ovsdb: &mut Client,
     netlink: &mut Netlink,
     book: &mut Book,
@@ -316,6 +320,10 @@ fn plug_uplink(
         ovsdb.add_port(&view.bridge, &port)?;
         ovsdb.wait_open(name, OPEN_DEADLINE)?;
         acts.push(format!("{name} plugged in"));
+    }
+    // The host's own stack would take each of its frames a second time.
+    if userspace && wire.link.group == 0 {
+        netlink.set_group(wire.link.index, UPLINK_GROUP)?;
     }
     // Also one that was plugged in before a reboot: a boot leaves it down.
     if !wire.link.up {
@@ -399,7 +407,16 @@ fn unplug_uplink(
     let generation = ovsdb.delete_ports(std::slice::from_ref(&port.uuid))?;
     // A switch that does not run holds nothing; one that hangs must not keep the rest waiting.
     ovsdb.wait_applied(generation, OVSDB_DEADLINE)?;
+    unguard(&port.name, netlink)?;
     lower(bridge, &port.name, netlink, book)
+}
+
+/// The host's stack takes the frames of an uplink that is no port any more.
+pub(super) fn unguard(uplink: &IfName, netlink: &mut Netlink) -> Result<(), Error> {
+    match netlink.link(uplink)? {
+        Some(link) if link.group == UPLINK_GROUP => Ok(netlink.set_group(link.index, 0)?),
+        _ => Ok(()),
+    }
 }
 
 /// Lowers an uplink that we raised, unless somebody uses it by now.

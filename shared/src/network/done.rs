@@ -125,7 +125,7 @@ mod tests {
         let bridge: IfName = "ovsbr0".parse().unwrap();
         let mut book = Book::open(&state).unwrap();
         book.note(&bridge, |done| done.raised = true).unwrap();
-        let again = Book::open(&state).unwrap();
+        let mut again = Book::open(&state).unwrap();
         assert!(again.of(&bridge).raised);
         assert_eq!(again.bridges().count(), 1);
         again.close().unwrap();

@@ -383,7 +383,8 @@ impl Fault for Error {
             )),
             Self::TakenBack { source } => source.hint(),
             Self::NotTakenBack { .. } => Some(
-                "the running agent goes on trying; \"ovs-port-agent down\" tries at once".to_owned(),
+                "the running agent goes on trying; \"ovs-port-agent down\" tries at once"
+                    .to_owned(),
             ),
             Self::Unconfirmed { .. } => Some(
                 "run \"ovs-port-agent up --confirm\" to keep it, or wait until it is taken back"

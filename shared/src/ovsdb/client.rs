@@ -201,8 +201,7 @@ impl Client {
     pub fn set_hwaddr(&mut self, bridge: &IfName, mac: Mac) -> Result<(), Error> {
         let key = json!(["set", ["hwaddr"]]);
         let pair = json!(["map", [["hwaddr", mac.to_string()]]]);
-        let mutations =
-            json!([["other_config", "delete", key], ["other_config", "insert", pair]]);
+        let mutations = json!([["other_config", "delete", key], ["other_config", "insert", pair]]);
         self.ask("set the MAC of a bridge", &[mutate("Bridge", &by_name(bridge), &mutations)])
             .map(drop)
     }

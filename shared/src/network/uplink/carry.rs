@@ -43,9 +43,9 @@ impl Moves {
 
     fn in_force(&self) -> impl Iterator<Item = &Move> {
         let open = |journal: &'_ Journal| if self.begun { journal.moves.len() } else { 0 };
-        self.journal
-            .iter()
-            .flat_map(move |journal| journal.kept.iter().chain(journal.moves.iter().take(open(journal))))
+        self.journal.iter().flat_map(move |journal| {
+            journal.kept.iter().chain(journal.moves.iter().take(open(journal)))
+        })
     }
 
     /// The uplinks that may be plugged in although they carry addresses.
@@ -157,7 +157,9 @@ impl Moves {
             put_routes: now
                 .routes
                 .iter()
-                .filter(|item| item.carried && !routes_there.iter().any(|r| r.leads_as(&item.saved)))
+                .filter(|item| {
+                    item.carried && !routes_there.iter().any(|r| r.leads_as(&item.saved))
+                })
                 .map(|item| &item.saved)
                 .collect(),
             at_once: true,

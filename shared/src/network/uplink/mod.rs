@@ -16,8 +16,8 @@ use std::time::Duration;
 
 pub(super) use carry::{Moves, plan};
 use nix::time::{ClockId, clock_gettime};
-pub(super) use returning::{give_back_all, settle, take_back};
 pub use returning::{Outcome, confirm, look_after};
+pub(super) use returning::{give_back_all, settle, take_back};
 use serde::{Deserialize, Serialize};
 
 use super::Error;

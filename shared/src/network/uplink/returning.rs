@@ -8,11 +8,11 @@ use crate::link::saved::{Place, Relocation};
 use crate::link::sysctl::{Family, Sysctl};
 use crate::link::{self, Netlink};
 use crate::name::IfName;
+use crate::nat;
 use crate::network::bridge::{self, OVSDB_DEADLINE, is_ours};
 use crate::network::done::{Book, Done};
 use crate::network::gateway::Networks;
 use crate::network::{Error, host};
-use crate::nat;
 use crate::ovsdb::Client;
 use crate::state::{self, State};
 
@@ -176,6 +176,7 @@ impl Move {
                 Err(error) => return Err(error.into()),
             }
         }
+        bridge::unguard(&self.uplink, netlink)?;
         if !uplink.up {
             netlink.set_up(uplink.index, true)?;
         }
@@ -209,7 +210,9 @@ impl Move {
         if self.boot_id == state::boot_id()? {
             self.give_back(netlink)?;
             let addresses = self.addresses.iter();
-            acts.extend(addresses.map(|i| format!("{} given back to {}", i.saved.address, self.uplink)));
+            acts.extend(
+                addresses.map(|i| format!("{} given back to {}", i.saved.address, self.uplink)),
+            );
         }
         self.unplug(ovsdb)?;
         Ok(acts)

@@ -73,13 +73,20 @@ fn print(status: &Status, out: &mut impl io::Write) -> io::Result<()> {
         writeln!(out, "{}\n", table::text(&networks))?;
     }
     if status.attachments.is_empty() {
-        writeln!(out, "No containers are plugged in.")?;
+        writeln!(out, "No containers are plugged in.\n")?;
     } else {
-        writeln!(out, "{}", attachments(status))?;
+        writeln!(out, "{}\n", attachments(status))?;
     }
     if !status.ports.is_empty() {
-        writeln!(out, "\n{}", ports(status))?;
+        writeln!(out, "{}\n", ports(status))?;
     }
+    let mut parts = table::new(&["PART", "STATE", ""]);
+    for health in &status.health {
+        // What fails was said above.
+        let detail = if health.ok { printable(&health.detail) } else { String::new() };
+        parts.add_row([printable(&health.part), health.state.clone(), detail]);
+    }
+    writeln!(out, "{}", table::text(&parts))?;
     if status.bridges.iter().any(|bridge| bridge.state != "up") {
         writeln!(out, "\nNot every bridge is up: \"ovs-port-agent up\" makes and repairs them.")?;
     }

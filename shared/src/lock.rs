@@ -79,7 +79,30 @@ impl Lock {
     }
 }
 
+/// Whether somebody else holds the lock on `key`; nothing is taken or made by asking.
+pub fn is_held(path: &Path, key: &str) -> Result<bool, Error> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(io(error)),
+    };
+    let mut range = range(key).map_err(io)?;
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut range)).map_err(|errno| io(errno.into()))?;
+    Ok(i32::from(range.l_type) != libc::F_UNLCK)
+}
+
 fn try_lock(file: &File, key: &str) -> io::Result<bool> {
+    let range = range(key)?;
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// The byte of `key`, locked for writing.
+fn range(key: &str) -> io::Result<libc::flock> {
     let hash = Sha256::digest(key.as_bytes());
     let mut byte = [0; 8];
     byte.copy_from_slice(&hash[..8]);
@@ -89,11 +112,7 @@ fn try_lock(file: &File, key: &str) -> io::Result<bool> {
     range.l_whence = libc::c_short::try_from(libc::SEEK_SET).map_err(io::Error::other)?;
     range.l_start = (u64::from_le_bytes(byte) >> 2).cast_signed();
     range.l_len = 1;
-    match fcntl(file, FcntlArg::F_OFD_SETLK(&range)) {
-        Ok(_) => Ok(true),
-        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
+    Ok(range)
 }
 
 #[cfg(test)]
@@ -107,7 +126,10 @@ mod tests {
         let held = Lock::acquire(&path, "a", Duration::ZERO).unwrap();
         assert!(matches!(Lock::acquire(&path, "a", Duration::ZERO), Err(Error::Busy { .. })));
         Lock::acquire(&path, "b", Duration::ZERO).unwrap();
+        assert!(is_held(&path, "a").unwrap() && !is_held(&path, "b").unwrap());
+        assert!(!is_held(&dir.path().join("none"), "a").unwrap());
         drop(held);
+        assert!(!is_held(&path, "a").unwrap());
         Lock::acquire(&path, "a", Duration::ZERO).unwrap();
     }
 }

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use ipnet::IpNet;
 use serde::Serialize;
@@ -12,7 +14,7 @@ use crate::address::Usage;
 use crate::attachment::{Engine, Record};
 use crate::config::{Mode, Uplink};
 use crate::error::{Fault, sentence};
-use crate::link::Netlink;
+use crate::link::{Link, Netlink};
 use crate::nat;
 use crate::network::gateway::{Networks, gateway_port};
 use crate::ovsdb::{Client, Port, vswitchd};
@@ -23,6 +25,8 @@ use crate::publish::PublishedPort;
 pub struct Status {
     /// The parts everything hangs on.
     pub health: Vec<Health>,
+    /// The interfaces to the outside.
+    pub uplinks: Vec<UplinkStatus>,
     /// The bridges of the configuration.
     pub bridges: Vec<BridgeStatus>,
     /// The networks with subnets.
@@ -36,12 +40,27 @@ pub struct Status {
 /// One part, and whether it works.
 #[derive(Debug, Clone, Serialize)]
 pub struct Health {
-    /// "ovsdb-server", "ovs-vswitchd", "kernel", "records".
+    /// "ovsdb-server", "ovs-vswitchd", "kernel", "records", "agent", "Docker driver".
     pub part: String,
-    /// Whether it answers.
+    /// Whether it answers, or is not needed.
     pub ok: bool,
+    /// "works", "off", "fails".
+    pub state: String,
     /// What is wrong and what to do; empty if nothing.
     pub detail: String,
+}
+
+/// One interface to the outside.
+#[derive(Debug, Clone, Serialize)]
+pub struct UplinkStatus {
+    /// Its name.
+    pub name: String,
+    /// "carrier", "no carrier", "down" or "missing".
+    pub state: String,
+    /// MTU in bytes.
+    pub mtu: Option<u32>,
+    /// Its addresses.
+    pub addresses: Vec<String>,
 }
 
 /// One bridge of the configuration.
@@ -61,6 +80,8 @@ pub struct BridgeStatus {
     pub addresses: Vec<String>,
     /// Its uplink, "default" for whichever holds the default route.
     pub uplink: Option<String>,
+    /// The interfaces its traffic leaves by now.
+    pub ways: Vec<String>,
     /// Ports, its own and the uplink left out.
     pub ports: usize,
 }
@@ -140,17 +161,51 @@ pub fn look(engine: &Engine) -> Status {
     let netlink = Netlink::open();
     if let Some(mut netlink) = status.note("kernel", netlink) {
         status.bridges(engine, &ports, &mut netlink);
+        status.uplinks(&mut netlink);
     }
     status.networks(engine, &ports);
     status.attachments(engine, &ports);
     status.ports(engine);
+    status.agent(engine);
+    status.docker(Path::new(DOCKER_SOCKET));
     status
+}
+
+/// The addresses of a link that tell somebody something.
+fn addresses(netlink: &mut Netlink, link: Option<&Link>) -> Vec<String> {
+    let addresses = link.and_then(|link| netlink.addresses(link.index).ok()).unwrap_or_default();
+    let told = addresses.iter().filter(|address| !is_link_local(**address));
+    told.map(ToString::to_string).collect()
+}
+
+/// The interfaces of the best default routes, that of IPv4 first.
+fn defaults(netlink: &mut Netlink) -> Vec<String> {
+    let routes = nat::defaults(netlink).unwrap_or_default();
+    let mut names = Vec::new();
+    for v6 in [false, true] {
+        let ours = routes.iter().filter(|route| matches!(route.route.dst, IpNet::V6(_)) == v6);
+        let best = ours.min_by_key(|route| route.route.priority.unwrap_or_default());
+        let link = best.and_then(|route| netlink.link_by_index(route.oif?).ok().flatten());
+        if let Some(name) = link.map(|link| link.name.to_string())
+            && !names.contains(&name)
+        {
+            names.push(name);
+        }
+    }
+    names
 }
 
 /// fe80::/10 comes with every interface and tells nobody anything.
 fn is_link_local(address: IpNet) -> bool {
     matches!(address, IpNet::V6(v6) if v6.addr().is_unicast_link_local())
 }
+
+/// Where dockerd looks for our driver.
+pub(crate) const DOCKER_SOCKET: &str = "/run/docker/plugins/ovs-agent.sock";
+
+const WORKS: &str = "works";
+const OFF: &str = "off";
+const FAILS: &str = "fails";
 
 type Ports = BTreeMap<String, Port>;
 
@@ -168,12 +223,46 @@ fn ports(engine: &Engine) -> Result<(Ports, BTreeMap<String, String>), crate::ov
 impl Status {
     /// Keeps the value of what worked, and says what did not.
     fn note<T, E: Fault>(&mut self, part: &str, result: Result<T, E>) -> Option<T> {
-        let (ok, detail, value) = match result {
-            Ok(value) => (true, String::new(), Some(value)),
-            Err(error) => (false, sentence(&error), None),
+        let (state, detail, value) = match result {
+            Ok(value) => (WORKS, String::new(), Some(value)),
+            Err(error) => (FAILS, sentence(&error), None),
         };
-        self.health.push(Health { part: part.to_owned(), ok, detail });
+        self.say(part, state, detail);
         value
+    }
+
+    fn say(&mut self, part: &str, state: &str, detail: impl Into<String>) {
+        let (part, ok) = (part.to_owned(), state != FAILS);
+        self.health.push(Health { part, ok, state: state.to_owned(), detail: detail.into() });
+    }
+
+    /// Without an agent attach and detach work all the same.
+    fn agent(&mut self, engine: &Engine) {
+        match engine.agent_lives() {
+            Ok(true) => self.say("agent", WORKS, ""),
+            Ok(false) => {
+                let detail = "nothing is repaired, and nothing comes back after a reboot; start it \
+                              (systemctl enable --now ovs-port-agent)";
+                self.say("agent", OFF, detail);
+            }
+            Err(error) => self.say("agent", FAILS, sentence(&error)),
+        }
+    }
+
+    /// The driver runs where somebody wants it; a socket that nobody serves keeps dockerd waiting.
+    fn docker(&mut self, socket: &Path) {
+        const PART: &str = "Docker driver";
+        match UnixStream::connect(socket) {
+            Ok(_) => self.say(PART, WORKS, ""),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.say(PART, OFF, ""),
+            Err(error) => {
+                let detail = format!(
+                    "nobody serves {}: {error}; restart it (systemctl restart ovs-agent-docker)",
+                    socket.display()
+                );
+                self.say(PART, FAILS, detail);
+            }
+        }
     }
 
     fn bridges(
@@ -193,14 +282,12 @@ impl Status {
                     ("nat", Some(uplink.to_string()))
                 }
             };
-            let addresses = link
-                .as_ref()
-                .and_then(|link| netlink.addresses(link.index).ok())
-                .unwrap_or_default()
-                .iter()
-                .filter(|address| !is_link_local(**address))
-                .map(ToString::to_string)
-                .collect();
+            let ways = match &bridge.mode {
+                Mode::Direct { uplink, .. } => uplink.iter().map(ToString::to_string).collect(),
+                Mode::Nat { uplink: Uplink::Named(uplink), .. } => vec![uplink.to_string()],
+                Mode::Nat { uplink: Uplink::Default, .. } => defaults(netlink),
+            };
+            let addresses = addresses(netlink, link.as_ref());
             let state = match (&link, datapath) {
                 (Some(link), Some(_)) if link.up => "up",
                 (Some(_), Some(_)) => "down",
@@ -223,9 +310,33 @@ impl Status {
                 addresses,
                 ports: ports.values().filter(own).count(),
                 uplink,
+                ways,
                 name,
             });
         }
+    }
+
+    /// The interfaces that the bridges named.
+    fn uplinks(&mut self, netlink: &mut Netlink) {
+        let mut names: Vec<_> = self.bridges.iter().flat_map(|bridge| &bridge.ways).collect();
+        names.sort_unstable();
+        names.dedup();
+        let looked = names.into_iter().map(|name| {
+            let link = name.parse().ok().and_then(|name| netlink.link(&name).ok().flatten());
+            let state = match &link {
+                None => "missing",
+                Some(link) if !link.up => "down",
+                Some(link) if !link.running => "no carrier",
+                Some(_) => "carrier",
+            };
+            UplinkStatus {
+                name: name.clone(),
+                state: state.to_owned(),
+                addresses: addresses(netlink, link.as_ref()),
+                mtu: link.map(|link| link.mtu),
+            }
+        });
+        self.uplinks = looked.collect();
     }
 
     fn networks(&mut self, engine: &Engine, (ports, _): &(Ports, BTreeMap<String, String>)) {

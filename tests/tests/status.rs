@@ -38,6 +38,17 @@ ovsbr1   untagged  ovsbr1        masquerade  10.200.0.0/24  0 of 253
 ovsbr1   untagged  ovsbr1        masquerade  fd00:200::/64  0
 
 No containers are plugged in.
+
+PART           STATE
+ovsdb-server   works
+ovs-vswitchd   works
+kernel         works
+networks       works
+records        works
+ports          works
+agent          off    nothing is repaired, and nothing comes back after a reboot; start it \
+(systemctl enable --now ovs-port-agent)
+Docker driver  off
 "
         )
     );
@@ -61,9 +72,9 @@ ok");
         |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     // Other programs read these: a name once given stays.
     let mut expected = [
-        (&json, "attachments bridges health networks"),
-        (&json["health"][0], "detail ok part"),
-        (&json["bridges"][0], "addresses datapath mode mtu name ports state uplink"),
+        (&json, "attachments bridges health networks uplinks"),
+        (&json["health"][0], "detail ok part state"),
+        (&json["bridges"][0], "addresses datapath mode mtu name ports state uplink ways"),
         (&json["networks"][0], "bridge gateway_interface nat pools vlan"),
         (&json["networks"][0]["pools"][0], "size subnet used"),
         (
@@ -154,7 +165,21 @@ fn a_reader_that_goes_away_is_no_error() {
 fn every_command_explains_itself_with_an_example() {
     let host = Host::bare();
     let agent = host.port_agent();
-    for command in ["", "up", "down", "run", "status", "sync", "ledger show", "ledger verify"] {
+    let commands = [
+        "",
+        "up",
+        "down",
+        "run",
+        "status",
+        "topology",
+        "doctor",
+        "sync",
+        "ledger show",
+        "ledger verify",
+        "completions",
+        "man",
+    ];
+    for command in commands {
         let text = agent.run(&format!("{command} --help"));
         let example = format!("\n  ovs-port-agent {command}");
         assert!(text.contains("Example") && text.contains(&example), "{command}:\n{text}");

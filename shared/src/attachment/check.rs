@@ -97,7 +97,7 @@ impl Engine {
                 let missing = nat::missing(&networks.segment(&network))
                     .map_err(crate::network::Error::from)?;
                 if let Some(what) = missing {
-                    return Err(say.missing(&what));
+                    return Err(say.missing(&what.to_string()));
                 }
             }
         }

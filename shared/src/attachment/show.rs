@@ -34,16 +34,17 @@ impl Engine {
         }
     }
 
+    /// Whether an agent lives; asking disturbs none that is about to start.
+    pub fn agent_lives(&self) -> Result<bool, Error> {
+        Ok(lock::is_held(&self.state().dir().join("lock"), AGENT)?)
+    }
+
     /// After an act of a front end: the agent follows the switch by itself; without one the block
     /// is written here and now. A file that cannot be written never stops a container.
     pub(super) fn show_unless_agent(&self) {
-        let shown = match self.claim_agent() {
-            Ok(None) => return,
-            // The claim is given up at once: nobody follows the switch from here on.
-            Ok(Some(claim)) => {
-                drop(claim);
-                self.show_once(&self.state())
-            }
+        let shown = match self.agent_lives() {
+            Ok(true) => return,
+            Ok(false) => self.show_once(&self.state()),
             Err(error) => Err(error),
         };
         if let Err(error) = shown {

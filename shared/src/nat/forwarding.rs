@@ -280,9 +280,7 @@ impl Forwarding {
         for change in self.changes.iter().rev() {
             changed |= change.restore()?;
         }
-        // Also what a killed process was about to write.
-        state::remove(&self.path)?;
-        self.changes.clear();
+        self.save(&[])?;
         Ok(changed)
     }
 
@@ -302,7 +300,7 @@ impl Forwarding {
 }
 
 /// Whether the kernel forwards what comes in by the segment's gateway interface.
-pub(super) fn is_on(segment: &Segment) -> Result<bool, Error> {
+pub fn is_on(segment: &Segment) -> Result<bool, Error> {
     let on = |ip, interface: &str, key| -> Result<bool, Error> {
         Ok(Change::new(ip, interface, key, "1")?.is_some_and(|setting| setting.before == "1"))
     };

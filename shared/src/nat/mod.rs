@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Uplink;
 use crate::control;
 use crate::error::{Fault, Kind};
-use crate::link::{self, Netlink};
+use crate::link::{self, InstalledRoute, Netlink, Rule};
 use crate::name::IfName;
 use crate::state::{self, State};
 
@@ -190,25 +190,56 @@ pub fn remove(state: &State) -> Result<bool, Error> {
     Ok(changed)
 }
 
-/// The first thing one segment lacks, in words; `None` if nothing. For CHECK and status: reads our
-/// table and our policy rules, nothing that grows with the host.
-pub fn missing(segment: &Segment) -> Result<Option<String>, Error> {
+/// What a segment lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lack {
+    /// A rule of our table: its comment.
+    Rule(String),
+    /// The interface its traffic leaves by.
+    Uplink(IfName),
+    /// A policy rule of its uplink.
+    Policy(Rule),
+    /// Forwarding on its gateway interface.
+    Forwarding(IfName),
+}
+
+impl std::fmt::Display for Lack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rule(comment) => write!(f, "nftables rule \"{comment}\""),
+            Self::Uplink(name) => write!(f, "uplink {name}"),
+            Self::Policy(rule) => {
+                write!(f, "policy rule from {} to table {}", rule.from, rule.table)
+            }
+            Self::Forwarding(interface) => write!(f, "forwarding on {interface}"),
+        }
+    }
+}
+
+/// The first thing one segment lacks; `None` if nothing. For CHECK and status: reads our table and
+/// our policy rules, nothing that grows with the host.
+pub fn missing(segment: &Segment) -> Result<Option<Lack>, Error> {
     if let Some(lacking) = table::missing(std::slice::from_ref(segment))?.into_iter().next() {
-        return Ok(Some(format!("nftables rule \"{}\"", lacking.rule)));
+        return Ok(Some(Lack::Rule(lacking.rule)));
     }
     let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
     if let Uplink::Named(uplink) = &segment.uplink
         && netlink.link(uplink).map_err(|s| kernel_error("look up an uplink", s))?.is_none()
     {
-        return Ok(Some(format!("uplink {uplink}")));
+        return Ok(Some(Lack::Uplink(uplink.clone())));
     }
     if let Some(rule) = routing::missing(&mut netlink, segment)? {
-        return Ok(Some(format!("policy rule from {} to table {}", rule.from, rule.table)));
+        return Ok(Some(Lack::Policy(rule)));
     }
     if !forwarding::is_on(segment)? {
-        return Ok(Some(format!("forwarding on {}", segment.interface)));
+        return Ok(Some(Lack::Forwarding(segment.interface.clone())));
     }
     Ok(None)
+}
+
+/// The default routes of the main table, unreachable ones left out.
+pub fn defaults(netlink: &mut Netlink) -> Result<Vec<InstalledRoute>, Error> {
+    routing::defaults(netlink)
 }
 
 /// Whether a route leads to everywhere, or to a large part of it.

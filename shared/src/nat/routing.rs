@@ -133,7 +133,7 @@ pub(super) fn missing(netlink: &mut Netlink, segment: &Segment) -> Result<Option
 }
 
 /// The default routes of the main table, unreachable ones left out.
-fn defaults(netlink: &mut Netlink) -> Result<Vec<InstalledRoute>, Error> {
+pub(super) fn defaults(netlink: &mut Netlink) -> Result<Vec<InstalledRoute>, Error> {
     let routes = netlink.routes(Some(MAIN)).map_err(|s| kernel_error("read routes", s))?;
     Ok(routes.into_iter().filter(|r| is_default(r.route.dst) && !r.unreachable).collect())
 }

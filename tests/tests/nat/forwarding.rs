@@ -29,7 +29,7 @@ fn forwarding_is_on_where_it_is_needed_and_back_afterwards() {
     // Somebody resets one; CHECK sees it, the next apply repairs it and forgets nothing.
     host.sh("echo 0 > /proc/sys/net/ipv6/conf/ovsbr1/force_forwarding");
     let lacking = nat::missing(&segments[0]).unwrap();
-    assert_eq!(lacking.as_deref(), Some("forwarding on ovsbr1"));
+    assert_eq!(lacking, Some(nat::Lack::Forwarding(name("ovsbr1"))));
     assert!(apply(&segments));
     assert_eq!(changes(&before, &settings(&host)), per_interface);
 

@@ -12,7 +12,7 @@ fn what_somebody_takes_away_is_named_and_comes_back() {
     assert!(nat::missing(&segments[0]).unwrap().is_some());
     assert!(apply(&segments));
     let lacking = nat::missing(&other).unwrap().unwrap();
-    assert_eq!(lacking, "nftables rule \"vlan20: masquerade 10.200.2.0/24\"");
+    assert_eq!(lacking.to_string(), "nftables rule \"vlan20: masquerade 10.200.2.0/24\"");
 
     let whole = host.sh("nft list ruleset");
     for (chain, comment) in
@@ -24,7 +24,7 @@ fn what_somebody_takes_away_is_named_and_comes_back() {
         ));
         host.sh(&format!("nft delete rule inet {} {chain} handle {handle}", table::NAME));
         let lacking = nat::missing(&segments[0]).unwrap();
-        assert_eq!(lacking, Some(format!("nftables rule \"{comment}\"")));
+        assert_eq!(lacking, Some(nat::Lack::Rule(comment.to_owned())));
         assert!(apply(&segments));
         assert_eq!(host.sh("nft list ruleset"), whole);
     }

@@ -143,7 +143,7 @@ fn an_uplink_may_come_later() {
     reaches_internet(&two, &usb);
     unreachable(&one, INTERNET);
     unreachable(&one, INTERNET6);
-    assert_eq!(nat::missing(&segments[0]).unwrap().as_deref(), Some("uplink wlan0"));
+    assert_eq!(nat::missing(&segments[0]).unwrap(), Some(nat::Lack::Uplink(name("wlan0"))));
 
     let wifi = host.uplink("wlan0", 2).addressed(&host).routed(&host, 600);
     assert!(apply(&segments));

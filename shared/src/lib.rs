@@ -8,6 +8,7 @@ pub mod address;
 pub mod attachment;
 pub mod config;
 pub mod control;
+pub mod doctor;
 pub mod error;
 pub mod interfaces;
 pub mod key;

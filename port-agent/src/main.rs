@@ -1,11 +1,13 @@
 //! `ovs-port-agent`: the admin command of the host.
 
 mod agent;
+mod doctor;
 mod host;
 mod ledger;
+mod manual;
 mod status;
 mod table;
-mod uplink;
+mod topology;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -39,13 +41,8 @@ enum Command {
 
 Examples:
   ovs-port-agent up
-  ovs-port-agent up --config ./lab.toml
-  ovs-port-agent up --move-uplink      an uplink carries the host's own address: move both
-  ovs-port-agent up --confirm          the host can still be reached: keep it so")]
-    Up(uplink::UpArguments),
-    /// Take a move of uplinks back unless it is confirmed in time; started by "up --move-uplink".
-    #[command(hide = true)]
-    StandBy,
+  ovs-port-agent up --config ./lab.toml")]
+    Up,
     /// Remove what is ours: NAT, gateways, addresses and bridges that "up" made.
     #[command(after_help = "Examples:
   ovs-port-agent down
@@ -64,21 +61,47 @@ Examples:
   ovs-port-agent status
   ovs-port-agent status --json | jq -r '.attachments[] | .container + \" \" + .port'")]
     Status(status::StatusArguments),
+    /// Draw the host: uplinks, bridges, VLANs, and the containers by runtime.
+    #[command(after_help = "Examples:
+  ovs-port-agent topology              a tree
+  ovs-port-agent topology --svg >host.svg
+  ovs-port-agent topology --mermaid    for Markdown, between ```mermaid and ```")]
+    Topology(topology::TopologyArguments),
+    /// Check everything this host's networks hang on, and name the command that fixes it.
+    #[command(after_help = "Changes nothing. Exit code 0: nothing to do, 1: warnings, 2: problems.
+
+Examples:
+  ovs-port-agent doctor
+  ovs-port-agent doctor --quiet        only what is not as it should be
+  ovs-port-agent doctor --json | jq -r '.checks[] | select(.fix) | .fix'")]
+    Doctor(doctor::DoctorArguments),
     /// Show, follow or verify the history of the host.
     Ledger(ledger::LedgerArgs),
     /// Write the managed block of the interfaces file anew from Open vSwitch.
     #[command(after_help = "Example:
   ovs-port-agent sync                  after the file was edited by hand")]
     Sync,
+    /// Print the completions of a shell.
+    #[command(after_help = "\"./run install\" puts them where the shells look.
+
+Example:
+  ovs-port-agent completions bash >/etc/bash_completion.d/ovs-port-agent")]
+    Completions(manual::CompletionsArguments),
+    /// Write the manual pages into a directory.
+    #[command(after_help = "\"./run install\" puts them where man looks.
+
+Example:
+  ovs-port-agent man /usr/local/share/man/man8")]
+    Man(manual::ManArguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log(matches!(arguments.command, Command::Run));
     let mut out = io::stdout().lock();
-    let result = load(arguments.config.as_deref())
-        .map_err(Failure::new)
-        .and_then(|config| run(config, arguments, &mut out));
+    let path = arguments.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH));
+    let loaded = Config::load(path, Path::new(config::SYSFS));
+    let result = run(path, loaded, arguments.command, &mut out);
     match result.and_then(|code| out.flush().map(|()| code).map_err(Failure::from)) {
         Ok(code) => code,
         // Whoever reads us has seen enough ("| head").
@@ -106,23 +129,24 @@ fn log(daemon: bool) {
     }
 }
 
-fn load(path: Option<&Path>) -> Result<Config, config::Error> {
-    Config::load(path.unwrap_or(Path::new(config::DEFAULT_PATH)), Path::new(config::SYSFS))
-}
-
 fn run(
-    config: Config,
-    arguments: Arguments,
+    path: &Path,
+    loaded: Result<Config, config::Error>,
+    command: Command,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, Failure> {
-    match arguments.command {
-        Command::Up(up) => uplink::up(config, arguments.config.as_deref(), &up, out),
-        Command::StandBy => uplink::run_stand_by(&config, out),
-        Command::Down(arguments) => host::down(config, &arguments, out),
-        Command::Run => agent::run(config, arguments.config),
-        Command::Status(arguments) => status::run(config, &arguments, out),
-        Command::Ledger(arguments) => ledger::run(&config, arguments, out),
-        Command::Sync => host::sync(config, out),
+    match command {
+        Command::Up => host::up(loaded?, out),
+        Command::Down(arguments) => host::down(loaded?, &arguments, out),
+        Command::Run => agent::run(loaded?),
+        Command::Status(arguments) => status::run(loaded?, &arguments, out),
+        Command::Topology(arguments) => topology::run(loaded?, &arguments, out),
+        // A configuration that cannot be used is one of the things it is for.
+        Command::Doctor(arguments) => doctor::run(path, loaded, &arguments, out),
+        Command::Ledger(arguments) => ledger::run(&loaded?, arguments, out),
+        Command::Sync => host::sync(loaded?, out),
+        Command::Completions(arguments) => manual::completions(&arguments, out),
+        Command::Man(arguments) => manual::pages(&arguments, out),
     }
 }
 
@@ -135,6 +159,12 @@ enum Failure {
     /// The output could not be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
+}
+
+impl From<config::Error> for Failure {
+    fn from(error: config::Error) -> Self {
+        Self::new(error)
+    }
 }
 
 impl Failure {

@@ -40,6 +40,11 @@ fn uninstall_leaves_no_trace() {
         "/etc/cni/net.d/50-ovs-agent.conflist",
         "/etc/systemd/system/ovs-port-agent.service",
         "/etc/systemd/system/ovs-agent-docker.service",
+        "/usr/local/share/man/man8/ovs-port-agent.8",
+        "/usr/local/share/man/man8/ovs-port-agent-doctor.8",
+        "/usr/local/share/bash-completion/completions/ovs-port-agent",
+        "/usr/local/share/zsh/site-functions/_ovs-port-agent",
+        "/usr/local/share/fish/vendor_completions.d/ovs-port-agent.fish",
     ] {
         assert!(Path::new(file).is_file(), "{file} is missing");
         assert!(said.contains(file), "{file} was not said: {said}");

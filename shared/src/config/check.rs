@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::raw::{Given, Raw, RawBridge, Source};
-use super::{Bridge, Config, Error, Mode, NAT, Uplink};
+use super::{Bridge, Config, Error, Listen, Mode, NAT, Uplink};
 use crate::address::overlaps;
 use crate::error::Fault;
 use crate::ledger;
@@ -87,6 +87,8 @@ pub(super) fn config(raw: &Raw, source: Source<'_>, sysfs: &Path) -> Result<Conf
 
     let vlans = value(source, "docker_vlans", &raw.docker_vlans, |text| vlans(text))?;
     set(&mut config.docker_vlans, vlans);
+
+    config.metrics = value(source, "metrics_listen", &raw.metrics_listen, |text| listen(text))?;
 
     let name = value(source, "bridge_name", &raw.bridge_name, |text| interface(text))?;
     match &raw.bridge {
@@ -189,6 +191,22 @@ fn vlans(text: &str) -> Result<(VlanId, VlanId), Problem> {
             "write docker_vlans = \"3000-3999\"",
         )
     })
+}
+
+/// Metrics tell who runs what: they stay on this host.
+fn listen(text: &str) -> Result<Listen, Problem> {
+    let hint = "write metrics_listen = \"unix:/run/ovs-port-agent/metrics.sock\", or \
+                \"127.0.0.1:9479\"";
+    if let Some(path) = text.strip_prefix("unix:") {
+        return Ok(Listen::Unix(absolute(path)?));
+    }
+    match text.parse::<std::net::SocketAddr>() {
+        Ok(address) if !address.ip().is_loopback() => {
+            Err(problem(format!("{} is no loopback address", address.ip()), hint))
+        }
+        Ok(address) if address.port() > 0 => Ok(Listen::Loopback(address)),
+        _ => Err(problem("expected unix:/path or a loopback address with a port", hint)),
+    }
 }
 
 fn absolute(text: &str) -> Result<PathBuf, Problem> {

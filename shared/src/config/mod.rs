@@ -4,7 +4,7 @@ mod check;
 mod raw;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -63,8 +63,19 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// First and last VLAN that Docker networks of their own are given.
     pub docker_vlans: (VlanId, VlanId),
+    /// Where the agent serves metrics, if anywhere.
+    pub metrics: Option<Listen>,
     /// The bridges.
     pub bridges: Vec<Bridge>,
+}
+
+/// Where something is served on this host alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// A loopback address.
+    Loopback(SocketAddr),
 }
 
 /// One `[[bridge]]` section.
@@ -247,6 +258,7 @@ impl Default for Config {
             ovsdb: Endpoint::default(),
             state_dir: "/run/ovs-port-agent".into(),
             docker_vlans: (VlanId::known(3000), VlanId::known(3999)),
+            metrics: None,
             bridges: vec![
                 bridge(DIRECT, Mode::Direct { uplink: None, addresses: Vec::new(), gateway: None }),
                 bridge(

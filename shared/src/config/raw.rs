@@ -27,6 +27,7 @@ pub(super) struct Raw {
     pub(super) ovsdb_socket: Given<String>,
     pub(super) state_dir: Given<String>,
     pub(super) docker_vlans: Given<String>,
+    pub(super) metrics_listen: Given<String>,
     pub(super) bridge: Given<Vec<Spanned<RawBridge>>>,
 }
 

@@ -56,6 +56,16 @@ fn the_file_the_user_has_and_none_mean_two_bridges() {
 }
 
 #[test]
+fn metrics_stay_on_this_host() {
+    let listen = |text: &str| parse(&format!("metrics_listen = \"{text}\"")).unwrap().metrics;
+    assert_eq!(listen("unix:/run/m.sock"), Some(Listen::Unix("/run/m.sock".into())));
+    for text in ["127.0.0.1:9479", "[::1]:9479"] {
+        assert_eq!(listen(text), Some(Listen::Loopback(text.parse().unwrap())));
+    }
+    assert_eq!(Config::default().metrics, None);
+}
+
+#[test]
 fn bridge_name_names_the_direct_bridge() {
     let config = parse("bridge_name = \"br-lan\"").unwrap();
     assert_eq!(config.direct_bridge().unwrap().name, name("br-lan"));
@@ -179,6 +189,12 @@ fn a_mistake_is_one_line_with_its_place_and_the_way_out() {
             "ledger_path = \"/var/lib/\"",
             "ledger_path = \"/var/lib/\": expected a path that neither ends",
         ),
+        (
+            "metrics_listen = \"0.0.0.0:9479\"",
+            "metrics_listen = \"0.0.0.0:9479\": 0.0.0.0 is no loopback address; write",
+        ),
+        ("metrics_listen = \"127.0.0.1\"", "expected unix:/path or a loopback address with a port"),
+        ("metrics_listen = \"unix:m.sock\"", "unix:m.sock\": expected an absolute path"),
         ("docker_vlans = \"40-30\"", "docker_vlans = \"40-30\": expected first-last"),
         ("docker_vlans = \"0-30\"", "docker_vlans = \"0-30\": expected first-last"),
         ("docker_vlans = \"1-4095\"", "docker_vlans = \"1-4095\": expected first-last"),
@@ -470,7 +486,8 @@ proptest! {
     fn no_value_panics_and_every_refusal_has_a_place(
         key in proptest::sample::select(vec![
             "bridge_name", "interfaces_path", "managed_block_tag", "naming_template",
-            "ledger_sync", "ovsdb_socket", "state_dir", "docker_vlans", "name", "mode", "uplink", "address",
+            "ledger_sync", "ovsdb_socket", "state_dir", "docker_vlans", "metrics_listen",
+            "name", "mode", "uplink", "address",
             "gateway", "datapath_type",
         ]),
         value in prop_oneof![any::<String>(), "[0-9a-f:.]{0,12}/[0-9]{1,3}", "[{}a-z0-9-]{0,20}"],

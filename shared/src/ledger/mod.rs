@@ -288,6 +288,24 @@ impl Ledger {
         Ok(Written::Spool)
     }
 
+    /// Sequence number of the newest line, 0 without one, read off the end of the file; and how
+    /// many lines wait in the spool.
+    pub fn reached(&self) -> Result<(u64, u64), Error> {
+        let io = |source| io_error("read", &self.path, source);
+        let seq = match fs::File::open(&self.path) {
+            Ok(file) => {
+                let len = file.metadata().map_err(io)?.len();
+                match segment::tail(&file, len).map_err(io)? {
+                    Tail::Whole { seq, .. } | Tail::Damaged { seq, .. } => seq,
+                    Tail::Empty | Tail::Torn { .. } => 0,
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(io(error)),
+        };
+        Ok((seq, spool::count(&self.spool)?))
+    }
+
     /// Writes the spool and `own`, or nothing at all. `note` is for the first line of a new file.
     fn write(&self, own: Option<&Stamped>, mut note: Option<String>) -> Result<(), Error> {
         let current = self.boot_id()?;

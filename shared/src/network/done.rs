@@ -72,17 +72,6 @@ impl Book {
         self.bridges.keys()
     }
 
-    /// What was done, bridge by bridge.
-    pub(super) fn all(&self) -> &BTreeMap<IfName, Done> {
-        &self.bridges
-    }
-
-    /// Writes down what is left of it.
-    pub(super) fn replace(&mut self, bridges: BTreeMap<IfName, Done>) -> Result<(), Error> {
-        self.bridges = bridges;
-        Ok(state::write(&self.path, &self.bridges)?)
-    }
-
     /// Writes down what is about to be done.
     pub(super) fn note(
         &mut self,
@@ -99,8 +88,7 @@ impl Book {
     }
 
     /// Everything is undone.
-    pub(super) fn close(&mut self) -> Result<(), Error> {
-        self.bridges.clear();
+    pub(super) fn close(self) -> Result<(), Error> {
         Ok(state::remove(&self.path).map(drop)?)
     }
 }
@@ -125,7 +113,7 @@ mod tests {
         let bridge: IfName = "ovsbr0".parse().unwrap();
         let mut book = Book::open(&state).unwrap();
         book.note(&bridge, |done| done.raised = true).unwrap();
-        let mut again = Book::open(&state).unwrap();
+        let again = Book::open(&state).unwrap();
         assert!(again.of(&bridge).raised);
         assert_eq!(again.bridges().count(), 1);
         again.close().unwrap();

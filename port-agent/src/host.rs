@@ -34,10 +34,24 @@ pub(crate) fn up(config: Config, out: &mut impl io::Write) -> Result<ExitCode, F
     Ok(ExitCode::SUCCESS)
 }
 
+/// What follows a bring-up that moved uplinks as well, and what is said of it.
+pub(crate) fn moved(
+    config: Config,
+    steps: Vec<Step>,
+    out: &mut impl io::Write,
+) -> Result<(), Failure> {
+    let engine = Engine::new(config);
+    say(out, &came_up(&engine, steps)?)?;
+    try_to_show(&engine, out)
+}
+
 /// The host as the configuration wants it, without what earlier boots left. Every step, those with
 /// nothing to do among them.
 pub(crate) fn bring_up(engine: &Engine) -> Result<Vec<Step>, Failure> {
-    let mut steps = host::up(engine.config()).map_err(Failure::new)?;
+    came_up(engine, host::up(engine.config()).map_err(Failure::new)?)
+}
+
+fn came_up(engine: &Engine, mut steps: Vec<Step>) -> Result<Vec<Step>, Failure> {
     if let Err(error) = engine.ledger().boot("port-agent") {
         tracing::error!(error = %sentence(&error), "the ledger cannot be written");
     }
@@ -121,11 +135,19 @@ fn record(engine: &Engine, action: Action, steps: &[Step]) {
         .filter(|step| !step.acts.is_empty())
         .map(|step| format!("{}: {}", step.what, step.acts.join(", ")))
         .collect();
-    if changed.is_empty() {
-        return;
+    if !changed.is_empty() {
+        tell(engine, action, changed.join("; "));
     }
+}
+
+/// One line of history about the host itself.
+pub(crate) fn note(engine: &Engine, what: &str) {
+    tell(engine, Action::Up, what.to_owned());
+}
+
+fn tell(engine: &Engine, action: Action, note: String) {
     let mut event = Event::new("port-agent", action);
-    event.note = Some(changed.join("; "));
+    event.note = Some(note);
     match engine.ledger().append(&event) {
         Ok(Written::Ledger) => {}
         Ok(Written::Spool) => tracing::error!(

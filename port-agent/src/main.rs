@@ -8,6 +8,7 @@ mod manual;
 mod status;
 mod table;
 mod topology;
+mod uplink;
 
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -41,8 +42,13 @@ enum Command {
 
 Examples:
   ovs-port-agent up
-  ovs-port-agent up --config ./lab.toml")]
-    Up,
+  ovs-port-agent up --config ./lab.toml
+  ovs-port-agent up --move-uplink      an uplink carries the host's own address: move both
+  ovs-port-agent up --confirm          the host can still be reached: keep it so")]
+    Up(uplink::UpArguments),
+    /// Take a move of uplinks back unless it is confirmed in time; started by "up --move-uplink".
+    #[command(hide = true)]
+    StandBy,
     /// Remove what is ours: NAT, gateways, addresses and bridges that "up" made.
     #[command(after_help = "Examples:
   ovs-port-agent down
@@ -99,9 +105,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log(matches!(arguments.command, Command::Run));
     let mut out = io::stdout().lock();
-    let path = arguments.config.as_deref().unwrap_or(Path::new(config::DEFAULT_PATH));
+    let given = arguments.config.as_deref();
+    let path = given.unwrap_or(Path::new(config::DEFAULT_PATH));
     let loaded = Config::load(path, Path::new(config::SYSFS));
-    let result = run(path, loaded, arguments.command, &mut out);
+    let result = run(given, loaded, arguments.command, &mut out);
     match result.and_then(|code| out.flush().map(|()| code).map_err(Failure::from)) {
         Ok(code) => code,
         // Whoever reads us has seen enough ("| head").
@@ -130,19 +137,23 @@ fn log(daemon: bool) {
 }
 
 fn run(
-    path: &Path,
+    given: Option<&Path>,
     loaded: Result<Config, config::Error>,
     command: Command,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, Failure> {
     match command {
-        Command::Up => host::up(loaded?, out),
+        Command::Up(up) => uplink::up(loaded?, given, &up, out),
+        Command::StandBy => uplink::run_stand_by(&loaded?, out),
         Command::Down(arguments) => host::down(loaded?, &arguments, out),
-        Command::Run => agent::run(loaded?),
+        Command::Run => agent::run(loaded?, given.map(Path::to_owned)),
         Command::Status(arguments) => status::run(loaded?, &arguments, out),
         Command::Topology(arguments) => topology::run(loaded?, &arguments, out),
         // A configuration that cannot be used is one of the things it is for.
-        Command::Doctor(arguments) => doctor::run(path, loaded, &arguments, out),
+        Command::Doctor(arguments) => {
+            let path = given.unwrap_or(Path::new(config::DEFAULT_PATH));
+            doctor::run(path, loaded, &arguments, out)
+        }
         Command::Ledger(arguments) => ledger::run(&loaded?, arguments, out),
         Command::Sync => host::sync(loaded?, out),
         Command::Completions(arguments) => manual::completions(&arguments, out),

@@ -144,6 +144,28 @@ impl State {
 /// Writes `value` as JSON so that a reader sees the old file or the new one, never a part. Two
 /// writers of one file need a lock: the temporary one is found again by its name.
 pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
+    put(path, value, false)
+}
+
+/// [`write`], and on the disk when this returns; makes the directory if it is missing.
+pub fn write_durably<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
+    let io = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    };
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    if !dir.is_dir() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(io("make directory", dir))?;
+    }
+    put(path, value, true)?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("force to disk", dir))
+}
+
+fn put<T: Serialize>(path: &Path, value: &T, durably: bool) -> Result<(), Error> {
     let io = |source| Error::Io { action: "write", path: path.to_owned(), source };
     let text = serde_json::to_vec(value)
         .map_err(|source| Error::Garbage { path: path.to_owned(), source })?;
@@ -156,11 +178,15 @@ pub fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> {
         .custom_flags(libc::O_NOFOLLOW)
         .open(&temporary)
         .map_err(io)?;
-    file.write_all(&text).and_then(|()| fs::rename(&temporary, path)).map_err(|source| {
-        // The half-written file is of no use to anybody; the first error is the one to report.
-        drop(fs::remove_file(&temporary));
-        io(source)
-    })
+    let force = |file: &File| if durably { file.sync_data() } else { Ok(()) };
+    file.write_all(&text)
+        .and_then(|()| force(&file))
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(|source| {
+            // The half-written file is of no use to anybody; the first error is the one to report.
+            drop(fs::remove_file(&temporary));
+            io(source)
+        })
 }
 
 /// Reads a file that [`write`] wrote; `None` if it is not there.

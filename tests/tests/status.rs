@@ -72,7 +72,7 @@ ok");
         |value: &Value| -> Vec<String> { value.as_object().unwrap().keys().cloned().collect() };
     // Other programs read these: a name once given stays.
     let mut expected = [
-        (&json, "attachments bridges health networks uplinks"),
+        (&json, "attachments bridges health networks ports uplinks"),
         (&json["health"][0], "detail ok part state"),
         (&json["bridges"][0], "addresses datapath mode mtu name ports state uplink ways"),
         (&json["networks"][0], "bridge gateway_interface nat pools vlan"),

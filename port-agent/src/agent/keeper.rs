@@ -12,7 +12,7 @@ use shared::network::host::Step;
 use shared::ovsdb::{self, Client};
 
 use super::Agent;
-use crate::{Failure, host};
+use crate::{Failure, host, uplink};
 
 /// Its name in the log and in the service's status.
 const PART: &str = "keeper";
@@ -63,6 +63,13 @@ fn keep(agent: &Agent) -> Result<(), Failure> {
         let due = looked.elapsed() >= if trouble.is_some() { RETRY } else { PATROL };
         // Without ovsdb-server nothing can be repaired; the next connection looks again.
         if watch.is_some() && (fresh || heard || due) {
+            if uplink::is_outdated(engine, agent.config.as_deref()) {
+                tracing::info!(
+                    "an uplink was moved: beginning anew with the configuration as it is"
+                );
+                let error = uplink::begin_anew();
+                return Err(Failure::Work(format!("cannot begin anew: {error}")));
+            }
             trouble = match host::repair(engine) {
                 Ok(steps) => {
                     say(&steps);

@@ -4,6 +4,7 @@ mod health;
 mod keeper;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,12 +42,14 @@ pub(crate) struct Agent {
     pub(crate) engine: Engine,
     /// What is wrong with which part.
     pub(crate) health: Health,
+    /// The configuration file, if another than the usual one.
+    pub(crate) config: Option<PathBuf>,
     stop: watch::Sender<bool>,
 }
 
 impl Agent {
-    fn new(engine: Engine) -> Self {
-        Self { engine, health: Health::default(), stop: watch::Sender::new(false) }
+    fn new(engine: Engine, config: Option<PathBuf>) -> Self {
+        Self { engine, health: Health::default(), config, stop: watch::Sender::new(false) }
     }
 
     /// Whether the agent has been told to stop.
@@ -74,7 +77,7 @@ impl Agent {
 }
 
 /// Runs until SIGTERM or SIGINT; everything it keeps is whole at any moment.
-pub(crate) fn run(config: Config) -> Result<ExitCode, Failure> {
+pub(crate) fn run(config: Config, path: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let engine = Engine::new(config);
     let Some(_claim) = engine.claim_agent().map_err(Failure::new)? else {
         return Err(Failure::Work("another ovs-port-agent runs already; stop it first".to_owned()));
@@ -85,7 +88,7 @@ pub(crate) fn run(config: Config) -> Result<ExitCode, Failure> {
         .thread_keep_alive(IDLE)
         .build()
         .map_err(|error| Failure::Work(format!("cannot start a runtime: {error}")))?;
-    let served = runtime.block_on(serve(&Arc::new(Agent::new(engine))));
+    let served = runtime.block_on(serve(&Arc::new(Agent::new(engine, path))));
     // Whatever is still at work by now was given its time.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)

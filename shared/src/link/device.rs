@@ -120,6 +120,11 @@ impl Netlink {
         self.ask(change(index, vec![LinkAttribute::Mtu(mtu)])).map(drop)
     }
 
+    /// Sets the interface group.
+    pub fn set_group(&mut self, index: u32, group: u32) -> Result<(), Error> {
+        self.ask(change(index, vec![LinkAttribute::Group(group)])).map(drop)
+    }
+
     /// Sets the MAC.
     pub fn set_mac(&mut self, index: u32, mac: Mac) -> Result<(), Error> {
         self.ask(change(index, vec![LinkAttribute::Address(mac.bytes().to_vec())])).map(drop)

@@ -13,6 +13,7 @@ mod offload;
 pub mod probe;
 mod route;
 mod rule;
+pub mod saved;
 mod socket;
 pub mod sysctl;
 mod veth;
@@ -33,6 +34,9 @@ use crate::netns;
 
 /// The interface group (`IFLA_GROUP`) of the host ends we make; the host guard matches it.
 pub const HOST_END_GROUP: u32 = 0x6f76;
+
+/// The interface group of an uplink that is a port of a userspace bridge: the host guard matches it.
+pub const UPLINK_GROUP: u32 = 0x6f77;
 
 /// `rtm_protocol` and `FRA_PROTOCOL` of every route and rule of ours, so that only ours are removed.
 pub const PROTOCOL: u8 = 0x6f;

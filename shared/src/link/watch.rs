@@ -11,6 +11,7 @@ use super::{Error, HOST_END_GROUP};
 
 /// linux/rtnetlink.h.
 const RTM_DELLINK: u16 = 17;
+const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_DELROUTE: u16 = 25;
 const IFLA_GROUP: u16 = 27;
@@ -18,7 +19,7 @@ const IFLA_GROUP: u16 = 27;
 /// Prefix lengths up to this are default routes, or halves and quarters of one.
 const DEFAULT_PREFIX: u8 = 4;
 
-/// Links, lost addresses and routes.
+/// Links, addresses and routes.
 const GROUPS: libc::c_int = libc::RTMGRP_LINK
     | libc::RTMGRP_IPV4_IFADDR
     | libc::RTMGRP_IPV6_IFADDR
@@ -77,7 +78,8 @@ fn messages(bytes: &[u8]) -> impl Iterator<Item = Object> {
 
 fn concerns_us(message: &Object) -> bool {
     match message.kind {
-        RTM_DELADDR => true,
+        // A new one may have come to an uplink whose addresses belong on its bridge.
+        RTM_NEWADDR | RTM_DELADDR => true,
         // struct ifinfomsg has 16 bytes.
         RTM_NEWLINK | RTM_DELLINK => !message.bytes.get(16..).is_some_and(|rest| {
             attributes(rest).any(|a| a.kind == IFLA_GROUP && a.number() == Some(HOST_END_GROUP))
@@ -115,10 +117,10 @@ mod tests {
         link.extend(IFLA_GROUP.to_ne_bytes());
         link.extend(HOST_END_GROUP.to_ne_bytes());
         assert!(!is_news(RTM_NEWLINK, &link) && !is_news(RTM_DELLINK, &link));
-        assert!(is_news(RTM_DELADDR, &[]));
+        assert!(is_news(RTM_DELADDR, &[]) && is_news(RTM_NEWADDR, &[]));
         assert!(is_news(RTM_NEWROUTE, &[2, 0, 0, 0]) && is_news(RTM_DELROUTE, &[2, 1]));
         assert!(!is_news(RTM_NEWROUTE, &[2, 24, 0, 0]));
-        assert!(!is_news(20, &[]), "a new address takes nothing away");
+        assert!(!is_news(28, &[]), "a neighbour takes nothing away");
     }
 
     proptest::proptest! {

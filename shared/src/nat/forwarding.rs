@@ -280,7 +280,9 @@ impl Forwarding {
         for change in self.changes.iter().rev() {
             changed |= change.restore()?;
         }
-        self.save(&[])?;
+        // Also what a killed process was about to write.
+        state::remove(&self.path)?;
+        self.changes.clear();
         Ok(changed)
     }
 

@@ -22,7 +22,7 @@ use super::routing::Uplinks;
 use super::{Error, Segment};
 use crate::config::Uplink;
 use crate::control;
-use crate::link::HOST_END_GROUP;
+use crate::link::{HOST_END_GROUP, UPLINK_GROUP};
 use crate::name::IfName;
 use crate::state::State;
 
@@ -273,10 +273,11 @@ fn rules_of(segments: &[Segment]) -> Vec<(Option<IfName>, Rule)> {
         shared(OUTSIDE, "to foreign bridges", &[kind(Meta::OifKind, "bridge"), accept()]),
         shared(OUTSIDE, "to anywhere else", &[goto(ALLOW)]),
         shared(ALLOW, "mark and pass", &[mark(), accept()]),
-        // On a userspace datapath the host's stack sees the frames of our host ends besides the
+        // On a userspace datapath the host's stack sees the frames of our host ends and of plugged-in wires besides the
         // switch. On the kernel's, the switch takes them before this chain. ARP is not for nftables
         // to stop: the host ends do not answer it (link::Veth).
-        shared(GUARD, "host ends", &[host_end(), drop()]),
+        shared(GUARD, "host ends", &[from_group(HOST_END_GROUP), drop()]),
+        shared(GUARD, "wires", &[from_group(UPLINK_GROUP), drop()]),
     ]
     .concat()
 }
@@ -368,8 +369,8 @@ fn wire_rules(all_ipv6: bool) -> Vec<Rule> {
     ]
 }
 
-fn host_end() -> Vec<Expression> {
-    let group = HOST_END_GROUP.to_ne_bytes().to_vec();
+fn from_group(group: u32) -> Vec<Expression> {
+    let group = group.to_ne_bytes().to_vec();
     vec![Expression::Meta(Meta::IifGroup), Expression::Compare(Comparison::Is, group)]
 }
 

@@ -1,18 +1,19 @@
 //! One bridge of the configuration: made or adopted, with its uplink, addresses and route.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use super::done::Book;
+use super::done::{Book, Done};
 use super::gateway::role;
+use super::uplink::Moves;
 use super::{Error, OPEN_DEADLINE, OWNER, datapath};
-use crate::config::{self, Mode};
+use crate::config::{self, Config, Mode};
 use crate::link::sysctl::{Family, Sysctl};
-use crate::link::{self, InstalledRoute, Link, Netlink, PROTOCOL, Route};
+use crate::link::{self, InstalledRoute, Link, Netlink, PROTOCOL, Route, UPLINK_GROUP};
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::ovsdb::{self, Bridge, Client, Port, PortSpec};
@@ -62,12 +63,14 @@ struct Wire {
 }
 
 /// Refuses what could not be done, and changes nothing.
+/// `moving` are uplinks whose addresses go along.
 pub(super) fn check(
     bridge: &config::Bridge,
+    moving: &BTreeSet<IfName>,
     ovsdb: &mut Client,
     netlink: &mut Netlink,
 ) -> Result<(), Error> {
-    look(bridge, ovsdb, netlink)?;
+    look(bridge, moving, ovsdb, netlink)?;
     if let Mode::Direct { gateway: Some(gateway), .. } = &bridge.mode {
         let link = netlink.link(&bridge.name)?.map(|link| link.index);
         default_route_is_there(bridge, netlink, link, *gateway)?;
@@ -76,16 +79,18 @@ pub(super) fn check(
 }
 
 /// Makes or adopts the bridge; everything that stands already is left as it is. Returns what was
-/// done. `book` learns of each change before it happens.
+/// done. `book` learns of each change before it happens; `moves` says which uplink's addresses go
+/// along.
 pub(super) fn ensure(
+    config: &Config,
     bridge: &config::Bridge,
-    ovsdb: &mut Client,
-    netlink: &mut Netlink,
+    moves: &mut Moves,
+    (ovsdb, netlink): (&mut Client, &mut Netlink),
     book: &mut Book,
 ) -> Result<Vec<String>, Error> {
     let mut acts = Vec::new();
     book.note(&bridge.name, |_| ())?;
-    let Found { row, uplink } = look(bridge, ovsdb, netlink)?;
+    let Found { row, uplink } = look(bridge, &moves.uplinks(), ovsdb, netlink)?;
     let made = row.is_none();
     let ours = match &row {
         Some(row) => role_of(&row.external_ids) == Some(ROLE_BRIDGE),
@@ -99,6 +104,15 @@ pub(super) fn ensure(
     ovsdb.wait_open(&bridge.name, OPEN_DEADLINE)?;
     let mut link = wait_for_link(netlink, &bridge.name, OPEN_DEADLINE)?;
     retire(bridge, ovsdb, netlink, &link, book, &mut acts)?;
+    if ours
+        && let Some(mac) = uplink.as_ref().and_then(|wire| wire.link.mac)
+        && link.mac != Some(mac)
+    {
+        // Its frames leave by the wire: a switch that knows the port by its MAC takes no other.
+        ovsdb.set_hwaddr(&bridge.name, mac)?;
+        link = wait_for_mac(netlink, &bridge.name, mac)?;
+        acts.push(format!("MAC {mac} set"));
+    }
     let mtu = bridge.mtu.or_else(|| ours.then(|| uplink.as_ref().map_or(MTU, |w| w.link.mtu)));
     if let Some(mtu) = mtu {
         let changed = set_mtu(bridge, mtu, ours, ovsdb, book)?;
@@ -109,7 +123,11 @@ pub(super) fn ensure(
         link = wait_for_mtu(netlink, &bridge.name, mtu)?;
     }
     if let Some(wire) = &uplink {
-        plug_uplink(bridge, wire, ovsdb, netlink, book, &mut acts)?;
+        let userspace = match &row {
+            Some(row) => row.is_userspace(),
+            None => ovsdb.view(&bridge.name)?.bridge.is_userspace(),
+        };
+        plug_uplink(bridge, (wire, userspace), ovsdb, netlink, book, &mut acts)?;
     }
     let (addresses, gateway) = match &bridge.mode {
         Mode::Direct { addresses, gateway, .. } => (addresses, *gateway),
@@ -132,6 +150,9 @@ pub(super) fn ensure(
             acts.push("set up".to_owned());
         }
     }
+    if let Some(wire) = &uplink {
+        acts.extend(moves.hold(config, bridge, (&wire.link, &link), netlink)?);
+    }
     if let Some(gateway) = gateway
         && !default_route_is_there(bridge, netlink, Some(link.index), gateway)?
     {
@@ -151,6 +172,7 @@ fn remember<T: PartialEq>(list: &mut Vec<T>, item: T) {
 /// Bridge and uplink as they are; an error if they cannot become what they should be.
 fn look(
     bridge: &config::Bridge,
+    moving: &BTreeSet<IfName>,
     ovsdb: &mut Client,
     netlink: &mut Netlink,
 ) -> Result<Found, Error> {
@@ -173,7 +195,9 @@ fn look(
         }
     }
     let uplink = match &bridge.mode {
-        Mode::Direct { uplink: Some(uplink), .. } => Some(wire(bridge, uplink, ovsdb, netlink)?),
+        Mode::Direct { uplink: Some(uplink), .. } => {
+            Some(wire(bridge, uplink, moving, ovsdb, netlink)?)
+        }
         _ => None,
     };
     Ok(Found { row, uplink })
@@ -225,6 +249,7 @@ pub(super) fn skip_address_detection(gateway: &IfName) -> Result<(), Error> {
 fn wire(
     bridge: &config::Bridge,
     name: &IfName,
+    moving: &BTreeSet<IfName>,
     ovsdb: &mut Client,
     netlink: &mut Netlink,
 ) -> Result<Wire, Error> {
@@ -250,7 +275,7 @@ fn wire(
         ));
     }
     let addresses = addresses_of(netlink, &link)?;
-    if !addresses.is_empty() {
+    if !addresses.is_empty() && !moving.contains(name) {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         return Err(Error::UplinkHasAddress {
             uplink: name.clone(),
@@ -271,7 +296,7 @@ fn addresses_of(netlink: &mut Netlink, link: &Link) -> Result<Vec<IpNet>, Error>
 
 fn plug_uplink(
     bridge: &config::Bridge,
-    wire: &Wire,
+    (wire, userspace): (&Wire, bool),
     ovsdb: &mut Client,
     netlink: &mut Netlink,
     book: &mut Book,
@@ -295,6 +320,10 @@ fn plug_uplink(
         ovsdb.add_port(&view.bridge, &port)?;
         ovsdb.wait_open(name, OPEN_DEADLINE)?;
         acts.push(format!("{name} plugged in"));
+    }
+    // The host's own stack would take each of its frames a second time.
+    if userspace && wire.link.group == 0 {
+        netlink.set_group(wire.link.index, UPLINK_GROUP)?;
     }
     // Also one that was plugged in before a reboot: a boot leaves it down.
     if !wire.link.up {
@@ -378,7 +407,16 @@ fn unplug_uplink(
     let generation = ovsdb.delete_ports(std::slice::from_ref(&port.uuid))?;
     // A switch that does not run holds nothing; one that hangs must not keep the rest waiting.
     ovsdb.wait_applied(generation, OVSDB_DEADLINE)?;
+    unguard(&port.name, netlink)?;
     lower(bridge, &port.name, netlink, book)
+}
+
+/// The host's stack takes the frames of an uplink that is no port any more.
+pub(super) fn unguard(uplink: &IfName, netlink: &mut Netlink) -> Result<(), Error> {
+    match netlink.link(uplink)? {
+        Some(link) if link.group == UPLINK_GROUP => Ok(netlink.set_group(link.index, 0)?),
+        _ => Ok(()),
+    }
 }
 
 /// Lowers an uplink that we raised, unless somebody uses it by now.
@@ -497,6 +535,30 @@ pub(super) fn remove(
     Ok(acts)
 }
 
+/// Takes back what `up` did to a bridge that stays: what it has `done` and had not done `before`.
+pub(super) fn revert(
+    name: &IfName,
+    done: &Done,
+    before: &Done,
+    ovsdb: &mut Client,
+    netlink: &mut Netlink,
+) -> Result<(), Error> {
+    if let (Some(mtu), None) = (done.mtu_before, before.mtu_before) {
+        ovsdb.set_mtu(name, mtu)?;
+    }
+    let Some(link) = netlink.link(name)? else { return Ok(()) };
+    for gateway in done.gateways.iter().filter(|gateway| !before.gateways.contains(gateway)) {
+        netlink.delete_route(&default_route(*gateway), Some(link.index))?;
+    }
+    for address in done.addresses.iter().filter(|address| !before.addresses.contains(address)) {
+        netlink.delete_address(link.index, *address)?;
+    }
+    if done.raised && !before.raised && link.up {
+        netlink.set_up(link.index, false)?;
+    }
+    Ok(())
+}
+
 /// Waits for ovs-vswitchd to take an interface away.
 pub(super) fn wait_until_gone(netlink: &mut Netlink, name: &IfName) -> Result<(), Error> {
     let gone = poll(|| Ok(netlink.link(name)?.is_none().then_some(())))?;
@@ -517,6 +579,12 @@ pub(super) fn wait_for_link(
 fn wait_for_mtu(netlink: &mut Netlink, name: &IfName, mtu: u32) -> Result<Link, Error> {
     let found = poll(|| Ok(netlink.link(name)?.filter(|link| link.mtu == mtu)))?;
     found.ok_or_else(|| Error::Mtu { interface: name.clone(), mtu, waited: OPEN_DEADLINE })
+}
+
+/// Waits for ovs-vswitchd to set the MAC.
+fn wait_for_mac(netlink: &mut Netlink, name: &IfName, mac: Mac) -> Result<Link, Error> {
+    let found = poll(|| Ok(netlink.link(name)?.filter(|link| link.mac == Some(mac))))?;
+    found.ok_or_else(|| Error::Mac { interface: name.clone(), mac, waited: OPEN_DEADLINE })
 }
 
 fn poll<T>(probe: impl FnMut() -> Result<Option<T>, Error>) -> Result<Option<T>, Error> {

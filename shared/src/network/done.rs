@@ -72,6 +72,17 @@ impl Book {
         self.bridges.keys()
     }
 
+    /// What was done, bridge by bridge.
+    pub(super) fn all(&self) -> &BTreeMap<IfName, Done> {
+        &self.bridges
+    }
+
+    /// Writes down what is left of it.
+    pub(super) fn replace(&mut self, bridges: BTreeMap<IfName, Done>) -> Result<(), Error> {
+        self.bridges = bridges;
+        Ok(state::write(&self.path, &self.bridges)?)
+    }
+
     /// Writes down what is about to be done.
     pub(super) fn note(
         &mut self,
@@ -88,7 +99,8 @@ impl Book {
     }
 
     /// Everything is undone.
-    pub(super) fn close(self) -> Result<(), Error> {
+    pub(super) fn close(&mut self) -> Result<(), Error> {
+        self.bridges.clear();
         Ok(state::remove(&self.path).map(drop)?)
     }
 }
@@ -113,7 +125,7 @@ mod tests {
         let bridge: IfName = "ovsbr0".parse().unwrap();
         let mut book = Book::open(&state).unwrap();
         book.note(&bridge, |done| done.raised = true).unwrap();
-        let again = Book::open(&state).unwrap();
+        let mut again = Book::open(&state).unwrap();
         assert!(again.of(&bridge).raised);
         assert_eq!(again.bridges().count(), 1);
         again.close().unwrap();

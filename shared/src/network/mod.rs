@@ -6,6 +6,7 @@ pub mod datapath;
 mod done;
 pub mod gateway;
 pub mod host;
+pub mod uplink;
 
 use std::io;
 use std::net::IpAddr;
@@ -137,6 +138,72 @@ pub enum Error {
         bridge: IfName,
         /// Its addresses.
         addresses: String,
+    },
+    /// A DHCP client would go on renewing the address where it no longer is.
+    #[error("uplink {uplink} of bridge {bridge} has {address} from a DHCP server: {holder}")]
+    UplinkLeased {
+        /// The wired port.
+        uplink: IfName,
+        /// The bridge.
+        bridge: IfName,
+        /// The address.
+        address: IpNet,
+        /// Who holds it.
+        holder: String,
+    },
+    /// A gateway does not answer where the host's addresses are to go, or went.
+    #[error("gateway {gateway} does not answer on {interface} within {} s", waited.as_secs())]
+    GatewaySilent {
+        /// The next hop of a default route.
+        gateway: IpAddr,
+        /// Where it was asked.
+        interface: IfName,
+        /// How long.
+        waited: Duration,
+    },
+    /// A move failed, and everything is as it was.
+    #[error("the move was taken back, everything is as it was")]
+    TakenBack {
+        /// Why it failed.
+        source: Box<Self>,
+    },
+    /// A move failed, and so did the way back.
+    #[error("{cause}; and then the way back failed")]
+    NotTakenBack {
+        /// Why it failed.
+        cause: Box<Self>,
+        /// What could not be undone.
+        source: Box<Self>,
+    },
+    /// A move waits for its confirmation: nothing else is done meanwhile.
+    #[error("the move of {route} waits to be confirmed, for {left} s more")]
+    Unconfirmed {
+        /// "enp2s0 to ovsbr0".
+        route: String,
+        /// Seconds.
+        left: u64,
+    },
+    /// Nothing waits to be confirmed.
+    #[error("there is nothing to confirm: {why}")]
+    NothingToConfirm {
+        /// Why not.
+        why: String,
+    },
+    /// Nobody could be left standing by.
+    #[error("cannot start the process that takes the move back if this one dies")]
+    NoGuard {
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The MAC did not become what it should be.
+    #[error("the MAC of {interface} did not become {mac} within {} s", waited.as_secs())]
+    Mac {
+        /// The interface.
+        interface: IfName,
+        /// The MAC asked for.
+        mac: crate::mac::Mac,
+        /// How long was waited.
+        waited: Duration,
     },
     /// The uplink belongs to another bridge or bond.
     #[error("uplink {uplink} of bridge {bridge} belongs to {owner}")]
@@ -275,10 +342,17 @@ impl Fault for Error {
             | Self::ForeignPorts { .. }
             | Self::PortTaken { .. } => Kind::Conflict,
             Self::NoUplink { .. } => Kind::Missing,
-            Self::NoInterface { .. } | Self::InterfaceStays { .. } | Self::Mtu { .. } => {
-                Kind::Unavailable
-            }
-            Self::Datapath { .. } => Kind::System,
+            Self::UplinkLeased { .. } => Kind::Unsupported,
+            Self::GatewaySilent { .. } => Kind::Unavailable,
+            Self::TakenBack { source } => source.kind(),
+            Self::NotTakenBack { cause, .. } => cause.kind(),
+            Self::Unconfirmed { .. } => Kind::Busy,
+            Self::NothingToConfirm { .. } => Kind::Missing,
+            Self::NoInterface { .. }
+            | Self::InterfaceStays { .. }
+            | Self::Mtu { .. }
+            | Self::Mac { .. } => Kind::Unavailable,
+            Self::Datapath { .. } | Self::NoGuard { .. } => Kind::System,
             Self::Link(error) => error.kind(),
             Self::Ovsdb(error) => error.kind(),
             Self::Vswitchd(error) => error.kind(),
@@ -295,10 +369,29 @@ impl Fault for Error {
             Self::OtherGateway { found, .. } => {
                 Some(format!("ask for gateway {found}, or for another VLAN"))
             }
-            Self::UplinkHasAddress { uplink, bridge, .. } => Some(format!(
-                "moving it to {bridge} would cut the host off: remove the address from {uplink} \
-                 yourself and list it under addresses of {bridge}, or leave uplink out"
+            Self::UplinkHasAddress { bridge, .. } => Some(format!(
+                "run \"ovs-port-agent up --move-uplink\", which moves it to {bridge} and back \
+                 again unless you confirm that the host can still be reached; or leave uplink out"
             )),
+            Self::UplinkLeased { bridge, .. } => Some(format!(
+                "give {bridge} a static address in the configuration (addresses, gateway), or \
+                 configure the uplink statically first"
+            )),
+            Self::GatewaySilent { gateway, interface, .. } => Some(format!(
+                "see whether it is there at all (ping {gateway}), and whether the switch behind \
+                 {interface} lets a bridge in (port security)"
+            )),
+            Self::TakenBack { source } => source.hint(),
+            Self::NotTakenBack { .. } => Some(
+                "the running agent goes on trying; \"ovs-port-agent down\" tries at once"
+                    .to_owned(),
+            ),
+            Self::Unconfirmed { .. } => Some(
+                "run \"ovs-port-agent up --confirm\" to keep it, or wait until it is taken back"
+                    .to_owned(),
+            ),
+            Self::NothingToConfirm { .. } | Self::NoGuard { .. } => None,
+            Self::Mac { .. } => Some("see the log of ovs-vswitchd".to_owned()),
             Self::UplinkTaken { uplink, .. } => {
                 Some(format!("take {uplink} out of it first, or name another uplink"))
             }

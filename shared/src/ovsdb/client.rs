@@ -197,6 +197,34 @@ impl Client {
         }
     }
 
+    /// Sets the MAC of a bridge's interface (`other_config:hwaddr`), whatever its ports have.
+    pub fn set_hwaddr(&mut self, bridge: &IfName, mac: Mac) -> Result<(), Error> {
+        let key = json!(["set", ["hwaddr"]]);
+        let pair = json!(["map", [["hwaddr", mac.to_string()]]]);
+        let mutations = json!([["other_config", "delete", key], ["other_config", "insert", pair]]);
+        self.ask("set the MAC of a bridge", &[mutate("Bridge", &by_name(bridge), &mutations)])
+            .map(drop)
+    }
+
+    /// Makes the one row of the root table if there is none: a database made anew is empty, and
+    /// whatever asks it first makes the row (ovs-vsctl(8), "init"). True if it was made.
+    pub fn ensure_root(&mut self) -> Result<bool, Error> {
+        let found = self.ask("read the root table", &[select(DATABASE, &json!([]), &["_uuid"])])?;
+        if !rows(&found[0]).is_empty() {
+            return Ok(false);
+        }
+        let ops = [
+            wait_now(DATABASE, &json!([]), &["_uuid"], &json!([])),
+            insert(DATABASE, "root", &json!({})),
+            comment("init"),
+        ];
+        match self.transact(&ops, self.deadline)? {
+            Ok(_) => Ok(true),
+            Err(refusal) if refusal.is_wait(0) => Ok(false),
+            Err(refusal) => Err(refusal.into_error("make the row of the root table")),
+        }
+    }
+
     /// Removes a bridge and its ports; false if there is none.
     pub fn delete_bridge(&mut self, name: &IfName) -> Result<bool, Error> {
         let found = self.ask("read the bridge", &[select("Bridge", &by_name(name), &["_uuid"])])?;

@@ -27,8 +27,8 @@ use crate::ipam::Ipam;
 use crate::message::{CreateEndpoint, CreateNetwork, OfEndpoint, OfNetwork};
 use crate::names::Named;
 use crate::network::{DockerNetwork, Surroundings, plan};
-use crate::options::{endpoint_mtu, publishes};
-use crate::store::Store;
+use crate::options::{endpoint_mtu, ports};
+use crate::store::{Lasts, Store};
 
 /// The program behind every attachment of Docker's.
 const CALLER: &str = "dockerd";
@@ -72,9 +72,9 @@ impl Driver {
     pub(crate) fn open(engine: Engine, dir: &Path) -> Result<Self, Error> {
         Ok(Self {
             engine,
-            networks: Store::open(dir.join("networks"))?,
-            endpoints: Store::open(dir.join("endpoints"))?,
-            ipam: Ipam::new(Store::open(dir.join("pools"))?),
+            networks: Store::open(dir.join("networks"), Lasts::ForEver)?,
+            endpoints: Store::open(dir.join("endpoints"), Lasts::ThisBoot)?,
+            ipam: Ipam::new(Store::open(dir.join("pools"), Lasts::ForEver)?),
             fresh_dockerd: AtomicBool::new(false),
         })
     }
@@ -99,7 +99,9 @@ impl Driver {
             "NetworkDriver.ProgramExternalConnectivity" => {
                 read(body).and_then(|r| self.open_outside(&r))
             }
-            "NetworkDriver.RevokeExternalConnectivity" => read(body).map(|_: OfEndpoint| json!({})),
+            "NetworkDriver.RevokeExternalConnectivity" => {
+                read(body).map(|r| self.close_outside(&r))
+            }
             // Of swarm, which a driver of local scope is not part of.
             "NetworkDriver.DiscoverNew" | "NetworkDriver.DiscoverDelete" => Ok(json!({})),
             "IpamDriver.GetCapabilities" => {
@@ -222,9 +224,8 @@ impl Driver {
 
     fn create_endpoint(&self, request: &CreateEndpoint) -> Result<Value, Error> {
         let network = self.network(&request.network)?;
-        if publishes(&request.options) {
-            return Err(unpublished());
-        }
+        // What cannot be published is said before anything is done; the rest follows the Join.
+        ports(&request.options)?;
         let mtu = endpoint_mtu(&request.options)?.or(network.mtu);
         let mut addresses = Vec::new();
         for text in [&request.interface.address, &request.interface.address_ipv6] {
@@ -315,14 +316,21 @@ impl Driver {
         Ok(())
     }
 
+    /// Comes after the Join of the endpoint that is the container's way out. An error ends the start
+    /// of the container.
     fn open_outside(&self, request: &OfEndpoint) -> Result<Value, Error> {
-        if publishes(&request.options) {
-            return Err(unpublished());
-        }
+        self.engine
+            .publish(&key(&request.network, &request.endpoint), &ports(&request.options)?)?;
         if self.fresh_dockerd.load(Ordering::Relaxed) {
             self.pass_forward();
         }
         Ok(json!({}))
+    }
+
+    /// A Leave does the same: Docker 29 forgets the Revoke after a live-restore.
+    fn close_outside(&self, request: &OfEndpoint) -> Value {
+        self.engine.withdraw(&key(&request.network, &request.endpoint));
+        json!({})
     }
 
     /// Puts back what a reboot took: gateways, NAT, leases.
@@ -437,13 +445,6 @@ fn attach_request(
         link_deadline: LINK_DEADLINE,
         front_end: Value::Null,
     }
-}
-
-fn unpublished() -> Error {
-    Error::refused(
-        "ports cannot be published (-p) on a network of ovs-agent yet",
-        "start the container without -p: the host reaches it by its own address",
-    )
 }
 
 /// Reads a request. An empty body is never one.

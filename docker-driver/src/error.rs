@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use shared::error::{Fault, Kind};
-use shared::{address, attachment, network, state};
+use shared::{address, attachment, network, publish, state};
 
 /// Why a call fails. Docker shows the text to its user as it stands.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,9 @@ pub(crate) enum Error {
     /// The address pools.
     #[error(transparent)]
     Address(#[from] address::Error),
+    /// Published ports.
+    #[error(transparent)]
+    Publish(#[from] publish::Error),
 }
 
 impl Error {
@@ -118,6 +121,7 @@ impl Fault for Error {
             Self::Engine(error) => error.kind(),
             Self::Network(error) => error.kind(),
             Self::Address(error) => error.kind(),
+            Self::Publish(error) => error.kind(),
         }
     }
 
@@ -132,6 +136,7 @@ impl Fault for Error {
             Self::Engine(error) => error.hint(),
             Self::Network(error) => error.hint(),
             Self::Address(error) => error.hint(),
+            Self::Publish(error) => error.hint(),
             Self::Unknown { .. }
             | Self::Malformed { .. }
             | Self::Broken { .. }

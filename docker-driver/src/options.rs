@@ -1,7 +1,9 @@
 //! The options a user gives with `-o`, all of them strings.
 
+use serde::Deserialize;
 use serde_json::Value;
 use shared::name::IfName;
+use shared::publish::{self, PortMapping, Protocol};
 use shared::vlan::VlanId;
 
 use crate::error::Error;
@@ -9,6 +11,9 @@ use crate::message::{DOCKERS_OWN, GENERIC, Options, PORT_MAP};
 
 /// Least MTU that carries IPv4 (RFC 791) and the kernel's most.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65_535;
+
+/// SCTP's number (IANA protocol numbers), which Docker publishes and we do not.
+const SCTP: u8 = 132;
 
 /// What Docker's own drivers call the MTU.
 const DOCKERS_MTU: &str = "com.docker.network.driver.mtu";
@@ -88,9 +93,61 @@ pub(crate) fn endpoint_mtu(options: &Options) -> Result<Option<u32>, Error> {
     Ok(found)
 }
 
-/// Whether ports are to be published.
-pub(crate) fn publishes(options: &Options) -> bool {
-    options.get(PORT_MAP).and_then(Value::as_array).is_some_and(|ports| !ports.is_empty())
+/// `-p`: one port of the container and where on the host it shall be reached, as libnetwork's
+/// `PortBinding` says it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Binding {
+    proto: u8,
+    port: u16,
+    #[serde(rename = "HostIP", default)]
+    host_ip: String,
+    /// 0 is any free one.
+    #[serde(default)]
+    host_port: u16,
+    /// The last of a range to choose from.
+    #[serde(default)]
+    host_port_end: u16,
+}
+
+/// The ports to be published.
+pub(crate) fn ports(options: &Options) -> Result<Vec<PortMapping>, Error> {
+    let Some(value) = options.get(PORT_MAP).filter(|value| !value.is_null()) else {
+        return Ok(Vec::new());
+    };
+    let bindings =
+        Vec::<Binding>::deserialize(value).map_err(|source| Error::Malformed { source })?;
+    let ports: Vec<_> = bindings.iter().map(mapping).collect::<Result<_, _>>()?;
+    publish::check(&ports)?;
+    Ok(ports)
+}
+
+fn mapping(binding: &Binding) -> Result<PortMapping, Error> {
+    let wrong = |value: &str, problem, hint| Error::field("-p", value, problem, hint);
+    let protocol = Protocol::from_number(binding.proto).ok_or_else(|| {
+        let name =
+            if binding.proto == SCTP { "sctp".to_owned() } else { binding.proto.to_string() };
+        let hint = "publish it as tcp or udp, or reach the container by its own address";
+        wrong(
+            &format!("{}/{name}", binding.port),
+            "is of a protocol that cannot be published",
+            hint,
+        )
+    })?;
+    let host_ip =
+        match binding.host_ip.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|_| {
+                wrong(text, "is no address of the host", "write -p 127.0.0.1:8080:80")
+            })?),
+        };
+    Ok(PortMapping {
+        protocol,
+        host_ip,
+        host_port: binding.host_port,
+        host_port_end: binding.host_port_end,
+        container_port: binding.port,
+    })
 }
 
 fn mtu(name: &str, text: &str) -> Result<u32, Error> {
@@ -156,9 +213,31 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_list_publishes_nothing() {
-        let with = |ports| Options::from([(PORT_MAP.to_owned(), ports)]);
-        assert!(!publishes(&with(json!([]))) && !publishes(&with(Value::Null)));
-        assert!(publishes(&with(json!([{"Proto": 6, "Port": 80}]))));
+    fn bindings_of_docker_are_ports_of_the_host() {
+        let read = |bindings| ports(&Options::from([(PORT_MAP.to_owned(), bindings)]));
+        assert!(read(json!([])).unwrap().is_empty() && read(Value::Null).unwrap().is_empty());
+        assert!(ports(&Options::new()).unwrap().is_empty());
+        let binding = |proto: u8, ip: &str, first: u16, last: u16| {
+            json!({"Proto": proto, "IP": "", "Port": 80, "HostIP": ip, "HostPort": first,
+                   "HostPortEnd": last})
+        };
+        let texts: Vec<_> = read(json!([
+            binding(6, "", 8080, 8080),
+            binding(17, "127.0.0.1", 53, 53),
+            binding(6, "::1", 9000, 9010),
+            binding(6, "", 0, 0),
+        ]))
+        .unwrap()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+        assert_eq!(
+            texts,
+            ["8080:80/tcp", "127.0.0.1:53:80/udp", "[::1]:9000-9010:80/tcp", "0:80/tcp"]
+        );
+        let error = |binding| read(json!([binding])).unwrap_err().to_string();
+        assert!(error(binding(132, "", 80, 80)).contains("-p \"80/sctp\" is of a protocol"));
+        assert!(error(binding(6, "localhost", 80, 80)).contains("-p \"localhost\" is no address"));
+        assert!(read(json!([{"Proto": "tcp"}])).is_err());
     }
 }

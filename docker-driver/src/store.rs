@@ -1,10 +1,10 @@
-//! What must outlive us: one durable file for each network, endpoint and pool.
+//! What must outlive us: one file for each network, endpoint and pool.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::libc;
 use serde::Serialize;
@@ -14,22 +14,33 @@ use shared::state;
 
 use crate::error::Error;
 
+/// How long an entry must last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lasts {
+    /// For ever: it is on the disk when a call has been answered.
+    ForEver,
+    /// As long as the boot: what the power takes away meant nothing afterwards, and a container does
+    /// not wait for the disk.
+    ThisBoot,
+}
+
 /// The entries of one kind, each in `<dir>/<id>.json`.
 #[derive(Debug)]
 pub(crate) struct Store<T> {
     dir: PathBuf,
+    lasts: Lasts,
     kind: PhantomData<T>,
 }
 
 impl<T: Serialize + DeserializeOwned> Store<T> {
     /// The entries below `dir`, which is made if missing.
-    pub(crate) fn open(dir: PathBuf) -> Result<Self, Error> {
+    pub(crate) fn open(dir: PathBuf, lasts: Lasts) -> Result<Self, Error> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&dir)
             .map_err(|source| Error::Write { path: dir.clone(), source })?;
-        Ok(Self { dir, kind: PhantomData })
+        Ok(Self { dir, lasts, kind: PhantomData })
     }
 
     /// One entry; `None` if there is none.
@@ -37,7 +48,7 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         Ok(state::read(&self.path(id)?)?)
     }
 
-    /// Writes an entry; it is on the disk when this returns.
+    /// Writes an entry, all of it or nothing.
     pub(crate) fn put(&self, id: &str, entry: &T) -> Result<(), Error> {
         let path = self.path(id)?;
         let mut temporary = path.clone().into_os_string();
@@ -52,9 +63,11 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
                 .custom_flags(libc::O_NOFOLLOW)
                 .open(&temporary)?;
             file.write_all(&text)?;
-            file.sync_all()?;
+            if self.lasts == Lasts::ForEver {
+                file.sync_all()?;
+            }
             fs::rename(&temporary, &path)?;
-            sync(&self.dir)
+            self.sync()
         };
         write().map_err(|source| Error::Write { path: path.clone(), source })
     }
@@ -63,7 +76,7 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
     pub(crate) fn remove(&self, id: &str) -> Result<bool, Error> {
         let removed = state::remove(&self.path(id)?)?;
         if removed {
-            sync(&self.dir).map_err(|source| Error::Write { path: self.dir.clone(), source })?;
+            self.sync().map_err(|source| Error::Write { path: self.dir.clone(), source })?;
         }
         Ok(removed)
     }
@@ -81,6 +94,13 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         Ok(entries)
     }
 
+    fn sync(&self) -> io::Result<()> {
+        match self.lasts {
+            Lasts::ForEver => File::open(&self.dir)?.sync_all(),
+            Lasts::ThisBoot => Ok(()),
+        }
+    }
+
     fn path(&self, id: &str) -> Result<PathBuf, Error> {
         // An id becomes a file name.
         let fits = (1..=128).contains(&id.len())
@@ -93,16 +113,14 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
     }
 }
 
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn store(dir: &Path) -> Store<Vec<u8>> {
-        Store::open(dir.join("networks")).unwrap()
+        Store::open(dir.join("networks"), Lasts::ForEver).unwrap()
     }
 
     #[test]

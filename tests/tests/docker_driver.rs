@@ -160,21 +160,28 @@ fn each_call_twice_is_as_once_and_the_end_leaves_nothing() {
 }
 
 #[test]
-fn ports_are_refused_and_not_silently_lost() {
+fn ports_that_cannot_be_published_are_refused() {
     let (_host, driver) = host();
     driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
-    let ports = json!([{"Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080,
-                        "HostPortEnd": 8080}]);
-    let mut request = endpoint("10.30.0.2/24");
-    request["Options"]["com.docker.network.portmap"] = ports.clone();
-    let error = driver.error("NetworkDriver.CreateEndpoint", &request);
-    assert!(error.contains("cannot be published (-p)") && error.contains("without -p"), "{error}");
-    driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
-    let mut request = join();
-    request["Options"]["com.docker.network.portmap"] = ports;
-    driver.ok("NetworkDriver.Join", &request);
-    let error = driver.error("NetworkDriver.ProgramExternalConnectivity", &request);
-    assert!(error.contains("cannot be published (-p)"), "{error}");
+    let port = |protocol: u8| {
+        json!([{"Proto": protocol, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080,
+                "HostPortEnd": 8080}])
+    };
+    let with = |mut request: Value, ports: Value| {
+        request["Options"]["com.docker.network.portmap"] = ports;
+        request
+    };
+    let sctp = with(endpoint("10.30.0.2/24"), port(132));
+    let error = driver.error("NetworkDriver.CreateEndpoint", &sctp);
+    assert!(error.contains("-p \"80/sctp\"") && error.contains("tcp or udp"), "{error}");
+    driver.ok("NetworkDriver.CreateEndpoint", &with(endpoint("10.30.0.2/24"), port(6)));
+    driver.ok("NetworkDriver.Join", &with(join(), port(6)));
+    // No agent runs here.
+    let error = driver.error("NetworkDriver.ProgramExternalConnectivity", &with(join(), port(6)));
+    assert!(error.contains("published ports need a running ovs-port-agent; start it"), "{error}");
+    driver.ok("NetworkDriver.ProgramExternalConnectivity", &with(join(), json!([])));
+    driver.ok("NetworkDriver.Leave", &ids());
+    driver.ok("NetworkDriver.DeleteEndpoint", &ids());
 }
 
 #[test]

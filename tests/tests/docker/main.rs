@@ -145,7 +145,12 @@ fn what_a_user_asks_for_is_what_there_is() {
     assert_eq!(given.to_string(), "10.30.0.64", "the range, less what is reserved");
     assert!(two.ping("10.30.0.9".parse().unwrap()) && two.ping("10.30.0.254".parse().unwrap()));
     refused(&docker, "run -d --network lan --ip 10.30.0.9 localhost/rig:1", &["in use"]);
-    refused(&docker, "run -d --network lan -p 8080:80 localhost/rig:1", &["-p", "without -p"]);
+    // No agent runs here.
+    refused(
+        &docker,
+        "run -d --network lan -p 8080:80 localhost/rig:1",
+        &["ovs-port-agent; start it"],
+    );
     refused(&docker, "network create -d ovs-agent -o vlan=30 other", &["-o vlan", "in use"]);
     refused(
         &docker,

@@ -8,7 +8,7 @@ use shared::{attachment, config, netns, ovsdb};
 
 use crate::environment::Verb;
 use crate::version::Version;
-use crate::{addresses, args, compat, delegate, environment, fields, netconf, network};
+use crate::{addresses, args, compat, delegate, environment, fields, netconf, network, rootless};
 
 /// Everything a call can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,9 @@ pub(crate) enum Error {
     /// `CNI_ARGS`.
     #[error(transparent)]
     Args(#[from] args::Error),
+    /// No root, no switch.
+    #[error(transparent)]
+    Rootless(#[from] rootless::Error),
     /// stdin could not be read.
     #[error("cannot read the network configuration from stdin")]
     Stdin(#[source] io::Error),
@@ -145,6 +148,7 @@ impl Error {
             Self::Netns(_) | Self::OwnNetns { .. } => code::INVALID_NETNS,
             Self::Engine(attachment::Error::Unknown { .. }) => code::UNKNOWN_CONTAINER,
             Self::Engine(attachment::Error::Netns(_)) => code::INVALID_NETNS,
+            Self::Rootless(error) => code_of(error.kind()),
             Self::Field(error) => code_of(error.kind()),
             Self::Network(error) => code_of(error.kind()),
             Self::Config(error) => code_of(error.kind()),
@@ -184,6 +188,7 @@ impl Error {
                 Some("remove it, or add IgnoreUnknown=1".to_owned())
             }
             Self::Args(_) | Self::NoAddress { .. } | Self::Collect { .. } => None,
+            Self::Rootless(error) => error.hint(),
             Self::Field(error) => error.hint(),
             Self::Network(error) => error.hint(),
             Self::Addresses(_) => {

@@ -23,6 +23,7 @@ mod network;
 mod ports;
 mod request;
 mod result;
+mod rootless;
 mod status;
 mod stdin;
 mod subnet;
@@ -90,6 +91,12 @@ fn plugin(environment: &Environment) -> ExitCode {
         Err(error) => return fail(&error, Version::LATEST),
     };
     let version = envelope.version().unwrap_or(Version::LATEST);
+    match rootless::refuse() {
+        Ok(()) => {}
+        // Nothing can have been plugged in, and Podman deletes after every failure.
+        Err(rootless::Error::Podman) if environment.verb == Verb::Del => return ExitCode::SUCCESS,
+        Err(error) => return fail(&error.into(), version),
+    }
     let done = match environment.verb {
         Verb::Add => return add(environment, envelope, version),
         Verb::Del => del::run(environment, envelope),

@@ -18,7 +18,7 @@ use shared::config::{Config, DEFAULT_PATH, SYSFS};
 use shared::error::sentence;
 
 use self::error::Error;
-use crate::{print, stdin, write};
+use crate::{print, rootless, stdin, write};
 
 /// The version of the API that is spoken here.
 const API_VERSION: &str = "1.0.0";
@@ -94,19 +94,10 @@ fn info() -> Value {
     json!({"version": env!("CARGO_PKG_VERSION"), "api_version": API_VERSION})
 }
 
-/// stdin, unless Podman is rootless.
+/// stdin, unless Podman is rootless. A plain user has no other way to run this.
 fn guarded() -> Result<Map<String, Value>, Error> {
-    let root = nix::unistd::Uid::effective().is_root();
-    if is_rootless(root, std::env::var_os("_CONTAINERS_ROOTLESS_UID")) {
-        return Err(Error::Rootless);
-    }
+    rootless::refuse().map_err(|_| rootless::Error::Podman)?;
     read()
-}
-
-/// Rootless Podman is root in a user namespace of its own, and says so to its children in
-/// `_CONTAINERS_ROOTLESS_UID` (containers/storage, pkg/unshare).
-fn is_rootless(root: bool, marker: Option<OsString>) -> bool {
-    !root || marker.is_some_and(|uid| !uid.is_empty() && uid != "0")
 }
 
 fn read() -> Result<Map<String, Value>, Error> {

@@ -5,12 +5,16 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::mount::{MntFlags, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{Gid, Uid, chdir, pivot_root, setgid, setgroups, setuid};
 
 /// Deadline of a child unless told otherwise.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -99,6 +103,27 @@ impl Command {
             self.inner.pre_exec(move || match libc::setns(fd, libc::CLONE_NEWNET) {
                 0 => Ok(()),
                 _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        self
+    }
+
+    /// Runs the child as a plain user whose root directory is `root`, a mount of its own: there,
+    /// unlike in a chroot, the user may make user namespaces.
+    #[must_use]
+    pub(crate) fn rooted(mut self, root: &Path, uid: u32) -> Self {
+        let root = root.to_owned();
+        // SAFETY: system calls only; the path is short, so that nix copies it on the stack.
+        unsafe {
+            self.inner.pre_exec(move || {
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                chdir(&root)?;
+                pivot_root(".", ".")?;
+                umount2(".", MntFlags::MNT_DETACH)?;
+                chdir("/")?;
+                setgroups(&[])?;
+                setgid(Gid::from_raw(uid))?;
+                Ok(setuid(Uid::from_raw(uid))?)
             });
         }
         self

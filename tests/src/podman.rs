@@ -19,7 +19,16 @@ log_driver = "k8s-file"
 [engine]
 cgroup_manager = "cgroupfs"
 events_logger = "none"
+tmp_dir = "/run/rig/podman/tmp"
+infra_image = "localhost/rig:1"
 [network]
+"#;
+
+const STORAGE: &str = r#"
+[storage]
+driver = "vfs"
+graphroot = "/run/rig/podman/root"
+runroot = "/run/rig/podman/run"
 "#;
 
 const CNI: &str = r#"
@@ -49,6 +58,7 @@ const ROOT: &str = "
     mkdir -p $2/root $2/var/tmp";
 
 const FILE: &str = "/run/rig/containers.conf";
+const STORAGE_FILE: &str = "/run/rig/storage.conf";
 
 /// Podman on one host, its storage in the private `/run`.
 #[derive(Debug)]
@@ -92,6 +102,7 @@ impl Podman {
     fn configured(host: &Host, network: &str, root: Option<PathBuf>) -> Self {
         host.unified_cgroups();
         host.write(FILE, &format!("{CONFIGURATION}{network}"));
+        host.write(STORAGE_FILE, STORAGE);
         Self { rootfs: image::directory().display().to_string(), root }
     }
 
@@ -107,8 +118,13 @@ impl Podman {
     /// stdout.
     pub fn session(&self, script: &str) -> String {
         let line = self.podman().line();
-        let podman = format!("podman() {{ CONTAINERS_CONF={FILE} {line} \"$@\"; }}\n");
-        Command::new("sh").args(["-ec", &format!("{podman}{script}")]).run()
+        let podman = format!("podman() {{ command {line} \"$@\"; }}\n");
+        Command::new("sh")
+            .args(["-ec", &format!("{podman}{script}")])
+            .env("CONTAINERS_CONF", FILE)
+            .env("CONTAINERS_STORAGE_CONF", STORAGE_FILE)
+            .deadline(Duration::from_secs(120))
+            .run()
     }
 
     /// What its containers are made of, as an option of `podman run`.
@@ -131,13 +147,33 @@ impl Podman {
         self.podman().args(args.split_whitespace()).output()
     }
 
-    /// podman with its global options.
+    /// podman, told where its files are.
     pub fn podman(&self) -> Command {
-        self.command("podman")
-            .args(["--root", "/run/rig/podman/root", "--runroot", "/run/rig/podman/run"])
-            .args(["--tmpdir", "/run/rig/podman/tmp", "--storage-driver", "vfs"])
+        self.tool("podman")
+    }
+
+    /// A program that runs podman.
+    pub fn tool(&self, program: &str) -> Command {
+        self.command(program)
             .env("CONTAINERS_CONF", FILE)
-            .deadline(Duration::from_secs(60))
+            .env("CONTAINERS_STORAGE_CONF", STORAGE_FILE)
+            .deadline(Duration::from_secs(120))
+    }
+
+    /// podman as a plain user runs it, with a home of its own.
+    pub fn rootless(&self, uid: u32) -> Command {
+        let (home, run) = (format!("/run/rig/home-{uid}"), format!("/run/rig/user-{uid}"));
+        let user = uid.to_string();
+        let args = ["-d", "-m", "700", "-o", &user, "-g", &user, &home, &run];
+        let _made = Command::new("install").args(args).run();
+        let root = self.root.as_deref().unwrap_or(Path::new("/"));
+        let command = Command::new("podman").rooted(root, uid);
+        command.env("HOME", home).env("XDG_RUNTIME_DIR", run)
+    }
+
+    /// Gives it the image [`image::NAME`].
+    pub fn load(&self) {
+        self.run(&format!("load -q -i {}", image::file().display()));
     }
 
     /// Runs podman; panics unless it succeeds. Returns its stdout.

@@ -8,7 +8,7 @@ use rig::{Chain, Container, Host, INTERNET, Uplink};
 use serde_json::{Value, json};
 
 /// Files that run nothing by themselves, and where they are run instead.
-const ELSEWHERE: [(&str, &str); 8] = [
+const ELSEWHERE: [(&str, &str); 10] = [
     ("conf/50-ovs-agent.conflist", "podman.rs and containerd.rs"),
     (
         "conf/ovs-port-agent.service",
@@ -17,9 +17,11 @@ const ELSEWHERE: [(&str, &str); 8] = [
     ("conf/ovs-agent-docker.service", "its command in docker.rs; not by systemd"),
     ("examples/README.md", "read by people"),
     ("examples/docker/compose.yaml", "docker/compose.rs"),
-    ("examples/podman/blue.network", "netavark.rs"),
-    ("examples/podman/island.network", "netavark.rs"),
-    ("examples/podman/pool.network", "netavark.rs"),
+    ("examples/podman/blue.network", "netavark/callers.rs"),
+    ("examples/podman/compose.yaml", "netavark/callers.rs"),
+    ("examples/podman/island.network", "netavark/callers.rs"),
+    ("examples/podman/pool.network", "netavark/callers.rs"),
+    ("examples/podman/web.container", "netavark/callers.rs"),
 ];
 
 /// Files that a test below runs.

@@ -17,7 +17,7 @@ pub(super) fn run(raw: &Map<String, Value>, config: &Config) -> Result<Value, Er
     let settled = PodmanNetwork { addresses: Some(choice), ..asked.clone() };
     let place = settled.place(config)?;
     let addresses = refuse(&asked, choice, &place, config)?;
-    edit(raw, addresses, &place)
+    edit(raw, addresses, &place, &asked)
 }
 
 /// Who hands out the addresses, as it was asked for.
@@ -71,7 +71,12 @@ fn refuse(
     Ok(choice)
 }
 
-fn edit(raw: &Map<String, Value>, addresses: Addresses, place: &Place) -> Result<Value, Error> {
+fn edit(
+    raw: &Map<String, Value>,
+    addresses: Addresses,
+    place: &Place,
+    asked: &PodmanNetwork,
+) -> Result<Value, Error> {
     let mut network = raw.clone();
     let mut options = options(raw)?;
     options.insert("addresses".to_owned(), addresses.as_str().into());
@@ -87,6 +92,12 @@ fn edit(raw: &Map<String, Value>, addresses: Addresses, place: &Place) -> Result
         }
         let text = if gateways.is_empty() { "none".to_owned() } else { gateways.join(",") };
         options.insert("gateway".to_owned(), text.into());
+    }
+    if !asked.dns.is_empty() {
+        // Podman refuses `--dns` beside a `dns_enabled` that is off; setup answers with them.
+        network.remove("network_dns_servers");
+        let servers: Vec<_> = asked.dns.iter().map(ToString::to_string).collect();
+        options.insert("dns".to_owned(), servers.join(",").into());
     }
     network.insert("options".to_owned(), Value::Object(options));
     network.insert("network_interface".to_owned(), place.bridge.as_str().into());

@@ -7,7 +7,7 @@ use shared::error::{Fault, Kind};
 use shared::name::IfName;
 use shared::{attachment, config};
 
-use crate::{addresses, fields, network};
+use crate::{addresses, fields, network, rootless};
 
 /// Everything a call can fail with.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +31,8 @@ pub(crate) enum Error {
     #[error("setup is missing the path of the container's network namespace")]
     NoNetns,
     /// No root, no switch.
-    #[error("rootless Podman cannot reach the host's Open vSwitch")]
-    Rootless,
+    #[error(transparent)]
+    Rootless(#[from] rootless::Error),
     /// A value.
     #[error(transparent)]
     Field(#[from] fields::Error),
@@ -81,7 +81,8 @@ impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
             Self::Stdin(_) => Kind::System,
-            Self::Rootless | Self::IpamDriver { .. } => Kind::Unsupported,
+            Self::IpamDriver { .. } => Kind::Unsupported,
+            Self::Rootless(error) => error.kind(),
             Self::Network(error) => error.kind(),
             Self::Field(error) => error.kind(),
             Self::Config(error) => error.kind(),
@@ -95,7 +96,7 @@ impl Fault for Error {
             Self::Stdin(_) | Self::Json { .. } | Self::NoObject { .. } | Self::NoNetns => {
                 return None;
             }
-            Self::Rootless => "run podman as root (sudo podman …)",
+            Self::Rootless(error) => return error.hint(),
             Self::Field(fields::Error::Unknown { similar: None, .. }) => {
                 "remove it; docs/podman.md lists the options"
             }

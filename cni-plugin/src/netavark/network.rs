@@ -77,7 +77,7 @@ pub(super) struct PodmanNetwork {
     pub(super) subnets: Vec<OwnSubnet>,
     /// `--route`.
     pub(super) routes: Vec<Route>,
-    /// `--dns`.
+    /// Option `dns`, or `--dns`.
     pub(super) dns: Vec<IpAddr>,
 }
 
@@ -122,7 +122,10 @@ impl PodmanNetwork {
             internal,
             subnets: subnets(&mut top, internal, nat, gateways.as_deref())?,
             routes: routes(&mut top)?,
-            dns: addresses_of(&mut top, "network_dns_servers")?,
+            dns: match list(&mut options, "dns")? {
+                Some(servers) => servers,
+                None => addresses_of(&mut top, "network_dns_servers")?,
+            },
         };
         options.finish()?;
         for (key, given) in [("nat", nat.is_some()), ("gateway", gateways.is_some())] {
@@ -217,10 +220,20 @@ fn gateways(options: &mut Fields<'_>) -> Result<Option<Vec<IpAddr>>, fields::Err
     if text == "none" {
         return Ok(Some(Vec::new()));
     }
-    let parse = |part: &str| part.trim().parse::<IpAddr>();
-    let all: Result<Vec<_>, _> = text.split(',').map(parse).collect();
-    let wrong = |_| options.wrong("gateway", &text.into(), "none, or IP addresses with commas");
-    all.map(Some).map_err(wrong)
+    split(text)
+        .map(Some)
+        .ok_or_else(|| options.wrong("gateway", &text.into(), "none, or IP addresses with commas"))
+}
+
+/// An option of addresses with commas.
+fn list(options: &mut Fields<'_>, key: &'static str) -> Result<Option<Vec<IpAddr>>, fields::Error> {
+    let Some(text) = options.text(key)? else { return Ok(None) };
+    let wrong = || options.wrong(key, &text.into(), "IP addresses with commas");
+    split(text).map(Some).ok_or_else(wrong)
+}
+
+fn split(text: &str) -> Option<Vec<IpAddr>> {
+    text.split(',').map(|part| part.trim().parse().ok()).collect()
 }
 
 fn driver(top: &mut Fields<'_>) -> Result<Option<String>, fields::Error> {

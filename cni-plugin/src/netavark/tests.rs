@@ -183,6 +183,17 @@ fn labels_are_the_other_spelling_of_options() {
 }
 
 #[test]
+fn name_servers_become_an_option() {
+    let network = created(json!({"network_dns_servers": ["10.200.0.53", "fd53::1"]}));
+    assert_eq!(network["options"]["dns"], "10.200.0.53,fd53::1");
+    assert!(network.get("network_dns_servers").is_none(), "Podman refuses {network}");
+    let read = PodmanNetwork::read(&object(network)).unwrap();
+    assert_eq!(read.dns.len(), 2);
+    let said = refused(json!({"options": {"dns": "one.example"}}));
+    assert_eq!(said, "options.dns is \"one.example\", expected IP addresses with commas");
+}
+
+#[test]
 fn every_option_is_read() {
     let network = create(json!({
         "subnets": [{"subnet": "10.5.0.0/24", "lease_range": {"start_ip": "10.5.0.64", "end_ip": "10.5.0.127"}}],
@@ -289,14 +300,4 @@ fn teardown_needs_no_more_than_the_key() {
     let mut input = setup();
     input["network"] = json!({"name": "blue", "options": {"nonsense": "1"}});
     assert_eq!(setup::key(&input).unwrap().to_string(), "blue/cf8e7427c57d/eth0");
-}
-
-#[test]
-fn rootless_is_known_by_user_and_by_marker() {
-    let marker = |text: &str| Some(OsString::from(text));
-    assert!(is_rootless(false, None));
-    assert!(is_rootless(true, marker("1000")));
-    for harmless in [None, marker(""), marker("0")] {
-        assert!(!is_rootless(true, harmless));
-    }
 }

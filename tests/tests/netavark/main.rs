@@ -1,8 +1,10 @@
 //! Podman 5.4 with netavark 1.14, of Debian 13: the plugin as its network driver.
 
-use std::io::{Read, Write};
+mod callers;
+mod faults;
+mod traps;
+
 use std::net::IpAddr;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rig::{Command, Container, Host, INTERNET, Podman, Snapshot, Uplink, assert_same, poll};
@@ -254,8 +256,11 @@ fn a_lost_namespace_is_no_obstacle() {
     podman.run("kill web");
     host.sh(&format!("umount -l {0} 2>/dev/null || true; rm -f {0}", path.trim()));
     drop(web);
-    poll("the container did not end", Duration::from_secs(5), || {
-        (podman.run("inspect -f {{.State.Running}} web").trim() == "false").then_some(())
+    // Podman cleans up behind the container's end, in a process of its own; a start that overtakes
+    // it is sent to the namespace that has gone.
+    poll("Podman did not clean up", Duration::from_secs(20), || {
+        let state = podman.run("inspect -f {{.State.Status}}:{{.NetworkSettings.SandboxKey}} web");
+        (state.trim() == "exited:").then_some(())
     });
     podman.output("start web").success();
     let again = podman.container("web");
@@ -304,40 +309,6 @@ fn the_plugin_itself_speaks_as_netavark_expects() {
     }
 }
 
-#[test]
-fn labels_pass_where_the_docker_api_drops_options() {
-    let scene = scene();
-    let podman = &scene.podman;
-    let socket = "/run/rig/podman.sock";
-    let service =
-        podman.podman().args(["system", "service", "--time=0", &format!("unix://{socket}")]);
-    let service = rig::Daemon::start("podman-service", service);
-    service.ready(Duration::from_secs(20), || UnixStream::connect(socket).is_ok());
-    let body = json!({
-        "Name": "compose", "Driver": "ovs-agent", "Options": {"vlan": "31"},
-        "Labels": {"ovs-agent.vlan": "30"},
-        "IPAM": {"Config": [{"Subnet": "10.30.0.0/24"}]},
-    });
-    let mut stream = UnixStream::connect(socket).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let body = body.to_string();
-    write!(
-        stream,
-        "POST /v1.41/networks/create HTTP/1.0\r\nHost: d\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
-    let mut made = String::new();
-    stream.read_to_string(&mut made).unwrap();
-    assert!(made.contains(" 201 "), "{made}");
-    let network = scene.inspect("compose");
-    assert_eq!(network["options"]["vlan"], "30", "{made} {network}");
-    let web = podman.start("web", "--network compose");
-    assert_eq!(scene.host.vsctl("get Port ovsbr1.30 tag").trim(), "30");
-    assert!(address(&web, "eth0", 4).to_string().starts_with("10.30.0."));
-}
-
 /// docs/podman.md begins with a session; the image is the only thing a test machine lacks.
 #[test]
 fn the_session_of_the_page_works_as_printed() {
@@ -356,36 +327,4 @@ fn the_session_of_the_page_works_as_printed() {
     assert_eq!(scene.host.vsctl("list-ports ovsbr1").trim(), "ovsbr1.30");
     scene.host.port_agent().run("down");
     assert_eq!(scene.host.vsctl("list-br"), "");
-}
-
-#[test]
-fn the_quadlet_examples_work() {
-    let scene = scene();
-    let Scene { podman, uplink, .. } = &scene;
-    for name in ["pool", "blue", "island"] {
-        let file = format!("{name}.network");
-        let text = scene.host.shipped(&format!("examples/podman/{file}"));
-        podman.write(&format!("/etc/containers/systemd/{file}"), &text);
-    }
-    let units = podman
-        .command("/usr/libexec/podman/quadlet")
-        .args(["-dryrun"])
-        .env("QUADLET_UNIT_DIRS", "/etc/containers/systemd")
-        .run();
-    let mut count = 0;
-    for line in units.lines().filter_map(|line| line.strip_prefix("ExecStart=")) {
-        let words = line.split_whitespace().skip(1).map(|word| word.trim_matches('"'));
-        podman.podman().args(words).output().success();
-        count += 1;
-    }
-    assert_eq!(count, 3, "{units}");
-    let pool = podman.start("one", "--network pool");
-    assert!(address(&pool, "eth0", 4).to_string().starts_with("10.200.0."));
-    let blue = podman.start("two", "--network blue");
-    assert!(address(&blue, "eth0", 6).to_string().starts_with("fd30::"));
-    assert_eq!(blue.who_answers(INTERNET).unwrap().1, uplink.address());
-    let island = podman.start("three", "--network island");
-    let IpAddr::V4(v4) = address(&island, "eth0", 4) else { panic!("asked for IPv4") };
-    assert!((64..128).contains(&v4.octets()[3]), "{v4} is outside the range of the example");
-    assert_eq!(island.ip("route show default"), "");
 }

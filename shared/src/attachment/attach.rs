@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::detach::delete_host_end;
 use super::freed::Freed;
 use super::record::{Held, Key, Record};
 use super::request::{Address, Addressing, AttachRequest};
@@ -129,8 +130,12 @@ impl Engine {
     }
 
     /// Takes back what was prepared: the switch was asked for nothing yet, and an ovsdb-server that
-    /// does not answer is not asked again.
+    /// does not answer is not asked again. The pair may be there although the kernel's answer was
+    /// lost.
     fn give_back(&self, key: &Key) -> Result<(), Error> {
+        if let Some(record) = self.record(key)? {
+            delete_host_end(&record.port, record.host_mac)?;
+        }
         self.release(key, None)?;
         self.forget(key)
     }
@@ -353,13 +358,7 @@ impl Walk<'_> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let bridge = match self.view() {
-                Ok(view) => view.bridge,
-                Err(error) => {
-                    netlink.delete_link(host_end)?;
-                    return Err(error);
-                }
-            };
+            let bridge = self.view()?.bridge;
             self.asked = true;
             let sent = self.ovsdb.send_port(&bridge, &self.port(record))?;
             netlink.silence(host_end)?;

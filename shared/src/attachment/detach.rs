@@ -158,7 +158,7 @@ impl Engine {
 
 /// Deletes the host end, and with it its peer, wherever a rename took it, if it is provably the
 /// one we made: a veth in our group with the MAC derived from attachment and name.
-fn delete_host_end(name: &IfName, mac: Mac) -> Result<bool, Error> {
+pub(super) fn delete_host_end(name: &IfName, mac: Mac) -> Result<bool, Error> {
     let ours =
         |link: &Link| link.kind == "veth" && link.group == HOST_END_GROUP && link.mac == Some(mac);
     let mut netlink = Netlink::open()?;

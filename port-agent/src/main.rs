@@ -3,6 +3,7 @@
 mod agent;
 mod doctor;
 mod host;
+mod interface;
 mod ledger;
 mod manual;
 mod status;
@@ -60,6 +61,28 @@ Examples:
 Example:
   ovs-port-agent run")]
     Run,
+    /// Plug an interface of this host into a bridge: a veth, a tap, whatever carries no address.
+    #[command(
+        after_help = "A veth is renamed by the naming template unless enable_rename is false.
+
+Examples:
+  ovs-port-agent attach veth1                      into the default bridge, untagged
+  ovs-port-agent attach tap0 --bridge ovsbr1 --vlan 20
+  ovs-port-agent attach eth0 --netns web           the pair whose other end is eth0 of web"
+    )]
+    Attach(interface::AttachArguments),
+    /// Unplug an interface that was plugged in by hand or by the monitor, and leave it as it was.
+    #[command(after_help = "The monitor does not take it again.
+
+Example:
+  ovs-port-agent detach veth1")]
+    Detach(interface::DetachArguments),
+    /// Look at what the agent's monitor takes by itself, or take what it leaves alone.
+    #[command(after_help = "Examples:
+  ovs-port-agent monitor --dry-run             what would be taken, and why the rest would not
+  ovs-port-agent monitor --dry-run --adopt     as if the agent had been there first
+  ovs-port-agent monitor --adopt               take what is free, older ones too")]
+    Monitor(interface::MonitorArguments),
     /// Show bridges, networks, NAT, attachments by container, and pool use.
     #[command(after_help = "Exit code 1 says that something everything hangs on does not work.
 
@@ -148,6 +171,9 @@ fn run(
         Command::Down(arguments) => host::down(loaded?, &arguments, out),
         Command::Run => agent::run(loaded?, given.map(Path::to_owned)),
         Command::Status(arguments) => status::run(loaded?, &arguments, out),
+        Command::Attach(arguments) => interface::attach(loaded?, arguments, out),
+        Command::Detach(arguments) => interface::detach(loaded?, &arguments, out),
+        Command::Monitor(arguments) => interface::monitor(loaded?, &arguments, out),
         Command::Topology(arguments) => topology::run(loaded?, &arguments, out),
         // A configuration that cannot be used is one of the things it is for.
         Command::Doctor(arguments) => {

@@ -7,6 +7,7 @@
 //! names the command which provides it; the rig never skips.
 
 mod binary;
+pub mod bus;
 mod chain;
 mod command;
 mod container;

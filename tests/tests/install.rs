@@ -45,6 +45,7 @@ fn uninstall_leaves_no_trace() {
         "/usr/local/share/bash-completion/completions/ovs-port-agent",
         "/usr/local/share/zsh/site-functions/_ovs-port-agent",
         "/usr/local/share/fish/vendor_completions.d/ovs-port-agent.fish",
+        "/etc/dbus-1/system.d/dev.ovs.PortAgent1.conf",
     ] {
         assert!(Path::new(file).is_file(), "{file} is missing");
         assert!(said.contains(file), "{file} was not said: {said}");
@@ -61,7 +62,7 @@ fn uninstall_leaves_no_trace() {
     let start = line("ExecStart");
     let (program, arguments) = start.split_once(' ').unwrap();
     let agent = Daemon::start("ovs-port-agent", Command::new(program).args([arguments]));
-    agent.ready(Duration::from_secs(10), || agent.log().contains("/etc/network/interfaces"));
+    agent.ready(Duration::from_secs(10), || agent.log().contains("the host is up"));
     agent.terminate(Duration::from_secs(10));
     let web = host.container("web");
     let conf = json!({"cniVersion": "1.0.0", "name": "lab", "type": "ovs-agent"});

@@ -41,6 +41,7 @@ fn record() -> Record {
         routes: vec![default],
         leases: Vec::new(),
         labels: Labels::default(),
+        adopted: None,
         front_end: Value::Null,
     }
 }

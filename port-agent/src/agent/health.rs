@@ -53,6 +53,11 @@ impl Health {
         tell(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
     }
 
+    /// What is wrong now, and every change of it.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Troubles> {
+        self.troubles.subscribe()
+    }
+
     fn tell_status(&self) {
         let status = status(&self.troubles.borrow());
         tell(&[NotifyState::Status(&status)]);
@@ -92,7 +97,7 @@ mod tests {
     #[test]
     fn trouble_is_news_once_and_passes() {
         let health = Health::default();
-        let mut seen = health.troubles.subscribe();
+        let mut seen = health.subscribe();
         health.trouble("bus", "the name is taken".to_owned());
         assert!(seen.has_changed().unwrap());
         assert_eq!(seen.borrow_and_update()["bus"], "the name is taken");

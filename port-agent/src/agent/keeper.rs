@@ -15,7 +15,7 @@ use super::Agent;
 use crate::{Failure, host, uplink};
 
 /// Its name in the log and in the service's status.
-const PART: &str = "keeper";
+pub(crate) const PART: &str = "keeper";
 
 /// Longest wait for a change before the ledger is looked after: what was written is on disk within
 /// a second.
@@ -33,7 +33,7 @@ const PATROL: Duration = Duration::from_secs(30);
 
 /// Serves until the agent stops.
 pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
-    agent.work(keep).await
+    agent.work(keep).await?
 }
 
 fn keep(agent: &Agent) -> Result<(), Failure> {
@@ -51,10 +51,14 @@ fn keep(agent: &Agent) -> Result<(), Failure> {
     let mut trouble = None;
     while !agent.stopping() {
         let fresh = watch.is_none();
-        if let Err(error) = follow(engine, &mut watch) {
-            trouble = Some(format!("Open vSwitch cannot be followed: {}", sentence(&error)));
-            watch = None;
-            thread::sleep(RETRY);
+        match follow(engine, &mut watch) {
+            Ok(true) => agent.changes.send_modify(|count| *count += 1),
+            Ok(false) => {}
+            Err(error) => {
+                trouble = Some(format!("Open vSwitch cannot be followed: {}", sentence(&error)));
+                watch = None;
+                thread::sleep(RETRY);
+            }
         }
         let heard = news.drain().unwrap_or_else(|error| {
             tracing::warn!(error = %sentence(&error), "the kernel cannot be followed");
@@ -97,8 +101,8 @@ fn say(steps: &[Step]) {
     }
 }
 
-/// Waits for one change at most, and shows it once the storm is over.
-fn follow(engine: &Engine, watch: &mut Option<Client>) -> Result<(), ovsdb::Error> {
+/// Waits for one change at most, and shows it once the storm is over. True if there was one.
+fn follow(engine: &Engine, watch: &mut Option<Client>) -> Result<bool, ovsdb::Error> {
     let config = engine.config();
     let fresh = watch.is_none();
     let client = match watch {
@@ -111,7 +115,7 @@ fn follow(engine: &Engine, watch: &mut Option<Client>) -> Result<(), ovsdb::Erro
     };
     // Whatever changed while nobody followed is shown as well.
     if !fresh && !client.changed(TICK)? {
-        return Ok(());
+        return Ok(false);
     }
     // The first change of a storm is shown within `debounce_ms`, the last one soon after it.
     let debounce = Duration::from_millis(config.debounce_ms);
@@ -124,5 +128,5 @@ fn follow(engine: &Engine, watch: &mut Option<Client>) -> Result<(), ovsdb::Erro
     if let Err(error) = engine.show() {
         tracing::error!(error = %sentence(&error), "the managed block is out of date");
     }
-    Ok(())
+    Ok(true)
 }

@@ -1,7 +1,9 @@
 //! `run`: the daemon of the host. One runtime, and the parts, each started again when it fails.
 
+mod bus;
 mod health;
 mod keeper;
+mod refusal;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -44,12 +46,15 @@ pub(crate) struct Agent {
     pub(crate) health: Health,
     /// The configuration file, if another than the usual one.
     pub(crate) config: Option<PathBuf>,
+    /// Counts the changes of the switch: each one is noticed once its storm is over.
+    pub(crate) changes: watch::Sender<u64>,
     stop: watch::Sender<bool>,
 }
 
 impl Agent {
     fn new(engine: Engine, config: Option<PathBuf>) -> Self {
-        Self { engine, health: Health::default(), config, stop: watch::Sender::new(false) }
+        let (changes, stop) = (watch::Sender::new(0), watch::Sender::new(false));
+        Self { engine, health: Health::default(), config, changes, stop }
     }
 
     /// Whether the agent has been told to stop.
@@ -66,13 +71,11 @@ impl Agent {
     /// Calls the engine on a thread of its own.
     pub(crate) async fn work<T: Send + 'static>(
         self: &Arc<Self>,
-        call: impl FnOnce(&Self) -> Result<T, Failure> + Send + 'static,
+        call: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> Result<T, Failure> {
         let agent = Arc::clone(self);
-        match tokio::task::spawn_blocking(move || call(&agent)).await {
-            Ok(result) => result,
-            Err(broken) => Err(Failure::Work(format!("a call of the engine broke off: {broken}"))),
-        }
+        let called = tokio::task::spawn_blocking(move || call(&agent)).await;
+        called.map_err(|broken| Failure::Work(format!("a call of the engine broke off: {broken}")))
     }
 }
 
@@ -99,7 +102,8 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
     let mut parts = JoinSet::new();
-    parts.spawn(keep(Arc::clone(agent), "keeper", keeper::serve));
+    parts.spawn(keep(Arc::clone(agent), keeper::PART, keeper::serve));
+    parts.spawn(keep(Arc::clone(agent), bus::PART, bus::serve));
     let patient = Arc::clone(agent);
     parts.spawn(async move {
         tokio::select! {

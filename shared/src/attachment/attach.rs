@@ -18,7 +18,7 @@ use crate::ovsdb::{self, Bridge, BridgeView, Client, PortSpec, Sent};
 use crate::state;
 
 /// Names tried for one port before giving up: each further one is another hash.
-const NAME_CHOICES: u32 = 64;
+pub(super) const NAME_CHOICES: u32 = 64;
 
 /// Table main (rtnetlink(7), RT_TABLE_MAIN).
 const TABLE_MAIN: u32 = 254;
@@ -277,6 +277,7 @@ impl Walk<'_> {
             routes: request.routes.clone(),
             leases: Vec::new(),
             labels: request.labels.clone(),
+            adopted: None,
             front_end: request.front_end.clone(),
         })
     }
@@ -467,7 +468,7 @@ impl Container {
 }
 
 /// The number at the end of an interface name ("eth0" → 0, "net12" → 12); 0 without one.
-fn index(ifname: &IfName) -> u32 {
+pub(super) fn index(ifname: &IfName) -> u32 {
     let digits = ifname.as_str().trim_start_matches(|c: char| !c.is_ascii_digit());
     digits.parse().unwrap_or(0)
 }

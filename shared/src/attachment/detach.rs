@@ -50,6 +50,9 @@ impl Engine {
     /// Removes port, link and leases of one attachment; the caller holds its lock. True if there
     /// was anything.
     pub(super) fn unplug(&self, key: &Key, record: Option<&Record>) -> Result<bool, Error> {
+        if let Some((record, adopted)) = record.and_then(|r| Some((r, r.adopted.as_ref()?))) {
+            return self.give_back_interface(record, adopted);
+        }
         // Before its address can be another container's.
         let mut found = self.withdraw(key);
         let mut remains = Vec::new();
@@ -116,7 +119,11 @@ impl Engine {
     }
 
     /// Removes the ports that say they belong to `key`; returns their names.
-    fn delete_ports(&self, key: &Key, record: Option<&Record>) -> Result<Vec<IfName>, Error> {
+    pub(super) fn delete_ports(
+        &self,
+        key: &Key,
+        record: Option<&Record>,
+    ) -> Result<Vec<IfName>, Error> {
         let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
         let ports = ovsdb.ports_with(&owner::identity(key))?;
         let mut names: Vec<_> = ports.iter().map(|port| port.name.clone()).collect();

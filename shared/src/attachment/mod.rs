@@ -1,10 +1,14 @@
 //! One container interface plugged into one bridge, from request to record.
 
+mod adopt;
 mod attach;
 mod check;
 mod collect;
 mod detach;
+mod free;
 mod freed;
+mod left;
+mod look;
 pub mod owner;
 mod plug;
 mod ports;
@@ -16,11 +20,14 @@ mod sweep;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+pub use adopt::{Adoption, HandRequest, Vanished};
 pub use check::CheckRequest;
 pub use collect::{Collected, GcRequest};
+pub use free::{Behind, Facts, Reason, Verdict, free};
 pub use plug::peer_name;
-pub use record::{Key, Record, Runtime};
+pub use record::{Adopted, Key, Record, Runtime};
 pub use request::{Address, Addressing, AttachRequest};
+pub use show::PluggedPort;
 
 use crate::address::{self, Pools, Subnet};
 use crate::config::Config;
@@ -107,6 +114,52 @@ pub enum Error {
         /// What stays, and why.
         what: String,
     },
+    /// No interface of that name to plug in or out.
+    #[error("there is no interface {interface} on this host")]
+    NoInterface {
+        /// Its name.
+        interface: IfName,
+    },
+    /// It is not plugged in.
+    #[error("interface {interface} is not plugged in")]
+    NotPlugged {
+        /// Its name.
+        interface: IfName,
+    },
+    /// The interface is in use.
+    #[error("interface {interface} cannot be plugged in: {reason}")]
+    InUse {
+        /// Its name.
+        interface: IfName,
+        /// By whom or what.
+        reason: Reason,
+    },
+    /// The interface is another one, or another's, since it was looked at.
+    #[error("interface {interface} has changed while it was being plugged in: {what}")]
+    Changed {
+        /// Its name.
+        interface: IfName,
+        /// What is different.
+        what: &'static str,
+    },
+    /// The other end is not in the namespace named.
+    #[error("the other end of {interface} is not in {}", netns.display())]
+    NotThere {
+        /// The interface.
+        interface: IfName,
+        /// The namespace.
+        netns: PathBuf,
+    },
+    /// It was plugged in by a runtime, not by hand and not by the monitor.
+    #[error("{port} was plugged in by {runtime} for {key}")]
+    Foreign {
+        /// The interface.
+        port: IfName,
+        /// Who plugged it in.
+        runtime: Runtime,
+        /// For which attachment.
+        key: Key,
+    },
     /// An attach failed, and so did its undoing.
     #[error("{cause}; and then {left}")]
     Left {
@@ -149,7 +202,13 @@ impl Fault for Error {
         match self {
             Self::Unknown { .. } | Self::Differs { .. } | Self::NoFrames { .. } => Kind::Broken,
             Self::NoName { .. } => Kind::Exhausted,
-            Self::InterfaceExists { .. } => Kind::Conflict,
+            Self::InterfaceExists { .. } | Self::InUse { .. } | Self::Foreign { .. } => {
+                Kind::Conflict
+            }
+            Self::NoInterface { .. } | Self::NotPlugged { .. } | Self::NotThere { .. } => {
+                Kind::Missing
+            }
+            Self::Changed { .. } => Kind::Busy,
             Self::PrefixLength { .. } => Kind::Invalid,
             Self::Remains { .. } => Kind::Busy,
             Self::Left { cause, .. } => cause.kind(),
@@ -187,8 +246,29 @@ impl Fault for Error {
             Self::Publish(error) => error.hint(),
             Self::Lock(error) => error.hint(),
             Self::State(error) => error.hint(),
+            Self::NoInterface { .. } => Some("name one that \"ip link\" shows".to_owned()),
+            Self::InUse { interface, reason } => in_use(interface, reason),
+            Self::NotThere { .. } => {
+                Some("name the namespace it is in, or none: it is found by itself".to_owned())
+            }
+            Self::Foreign { .. } => Some("stop the container instead".to_owned()),
+            Self::Changed { .. } => Some("look at it, then try again".to_owned()),
+            Self::NotPlugged { .. } => Some("see \"ovs-port-agent status\" for what is".to_owned()),
             Self::PrefixLength { .. } => None,
         }
+    }
+}
+
+/// How an interface becomes free.
+fn in_use(interface: &IfName, reason: &Reason) -> Option<String> {
+    match reason {
+        Reason::Address => Some(format!("remove its addresses: ip address flush dev {interface}")),
+        Reason::Route => Some(format!("remove its routes: ip route flush dev {interface}")),
+        Reason::Member { .. } => Some(format!("take it out: ip link set {interface} nomaster")),
+        Reason::Port { bridge } if interface.as_str() != bridge => {
+            Some(format!("take it out: ovs-vsctl del-port {bridge} {interface}"))
+        }
+        _ => None,
     }
 }
 

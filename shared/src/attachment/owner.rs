@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::record::{Key, Labels, Runtime};
+use super::record::{Adopted, Key, Labels, Runtime};
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::network::OWNER;
@@ -13,6 +13,7 @@ const CONTAINER: &str = "ovs-agent-container";
 const IFNAME: &str = "ovs-agent-ifname";
 const RUNTIME: &str = "ovs-agent-runtime";
 const CALLER: &str = "ovs-agent-caller";
+const ADOPTED: &str = "ovs-agent-adopted";
 const BOOT: &str = "ovs-agent-boot";
 
 /// The prefix of keys a user cannot set.
@@ -39,6 +40,11 @@ pub(super) fn external_ids(
         ids.insert("container_name".to_owned(), name.clone());
     }
     ids
+}
+
+/// What else is written on an interface that somebody else made: the name it had.
+pub(super) fn adopted(adopted: &Adopted) -> (String, String) {
+    (ADOPTED.to_owned(), adopted.name.to_string())
 }
 
 /// The part of [`external_ids`] that says which attachment a port belongs to.

@@ -81,6 +81,19 @@ pub struct Held {
     pub ip: std::net::IpAddr,
 }
 
+/// What an interface of the host was like before we plugged it in: detaching gives it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopted {
+    /// Its name.
+    pub name: IfName,
+    /// Its index, which no rename changes.
+    pub index: u32,
+    /// Its interface group.
+    pub group: u32,
+    /// Whether it was up.
+    pub up: bool,
+}
+
 /// One attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -124,6 +137,10 @@ pub struct Record {
     pub leases: Vec<Held>,
     /// Names people know it by.
     pub labels: Labels,
+    /// An interface of the host that somebody else made; `None` if the pair is ours. `netns` is
+    /// then where the other end was seen, and empty for a tap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<Adopted>,
     /// Kept for the front end.
     #[serde(default)]
     pub front_end: serde_json::Value,

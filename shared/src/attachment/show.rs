@@ -1,6 +1,7 @@
 //! The managed block, rendered from the switch.
 
 use super::attach::OVSDB_DEADLINE;
+use super::record::Key;
 use super::{Engine, Error, owner};
 use crate::error::sentence;
 use crate::interfaces::{self, BridgeStanza, PortStanza};
@@ -9,6 +10,7 @@ use crate::name::IfName;
 use crate::network;
 use crate::ovsdb::Client;
 use crate::state::State;
+use crate::vlan::PortVlan;
 
 /// The lock that `ovs-port-agent run` holds for as long as it lives.
 const AGENT: &str = "agent";
@@ -16,7 +18,25 @@ const AGENT: &str = "agent";
 /// The lock of whoever writes the interfaces file.
 const WRITER: &str = "interfaces";
 
+/// A port of ours, as the switch has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PluggedPort {
+    /// Its name.
+    pub port: IfName,
+    /// Its bridge.
+    pub bridge: IfName,
+    /// What it carries.
+    pub vlan: PortVlan,
+    /// Which attachment it belongs to.
+    pub key: Key,
+}
+
 impl Engine {
+    /// The ports of ours in the switch, whoever plugged them in.
+    pub fn plugged(&self) -> Result<Vec<PluggedPort>, Error> {
+        plugged(&mut Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?)
+    }
+
     /// Makes the managed block show the switch as it is now. True if the file changed.
     pub fn show(&self) -> Result<bool, Error> {
         let _lock = self.state().lock(WRITER)?;
@@ -72,14 +92,10 @@ impl Engine {
     fn render(&self) -> Result<bool, Error> {
         let config = self.config();
         let mut ovsdb = Client::connect(&config.ovsdb, OVSDB_DEADLINE)?;
-        let mut ports = Vec::new();
-        for port in ovsdb.ports_with(&owner::ours())? {
-            if let (Some(_), Some(bridge), Some(vlan)) =
-                (owner::key_of(&port), port.bridge, port.vlan)
-            {
-                ports.push(PortStanza { name: port.name, bridge, vlan });
-            }
-        }
+        let ports: Vec<_> = plugged(&mut ovsdb)?
+            .into_iter()
+            .map(|port| PortStanza { name: port.port, bridge: port.bridge, vlan: port.vlan })
+            .collect();
         // After "down" a bridge that stands is its maker's business again.
         let up = network::host::bridges_up(config)?;
         let shown = |name: &IfName| {
@@ -91,4 +107,15 @@ impl Engine {
         interfaces::update(&config.interfaces_path, &config.managed_block_tag, &bridges, &ports)
             .map_err(|error| network::Error::from(error).into())
     }
+}
+
+fn plugged(ovsdb: &mut Client) -> Result<Vec<PluggedPort>, Error> {
+    let found = ovsdb.ports_with(&owner::ours())?;
+    Ok(found
+        .into_iter()
+        .filter_map(|port| {
+            let key = owner::key_of(&port)?;
+            Some(PluggedPort { port: port.name, bridge: port.bridge?, vlan: port.vlan?, key })
+        })
+        .collect())
 }

@@ -1,5 +1,6 @@
 //! The IP addresses of a link.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -25,7 +26,20 @@ impl Netlink {
             AddressHeader { family: AddressFamily::Unspec, index, ..AddressHeader::default() };
         let subject = format!("addresses of link {index}");
         let objects = self.dump(&subject, &RouteNetlinkMessage::GetAddress(message))?;
-        Ok(objects.iter().filter_map(|object| read(object, index)).collect())
+        let own = objects.iter().filter_map(read).filter(|(link, _)| *link == index);
+        Ok(own.map(|(_, address)| address).collect())
+    }
+
+    /// The links that carry an address somebody gave them: IPv6 link-local ones, which the kernel
+    /// gives to every link that is up, do not count. For the monitor, never on the attach path.
+    pub fn addressed(&mut self) -> Result<BTreeSet<u32>, Error> {
+        let message = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let objects = self.dump("addresses", &message)?;
+        let given = |(index, address): (u32, IpNet)| match address {
+            IpNet::V6(net) if net.addr().is_unicast_link_local() => None,
+            _ => Some(index),
+        };
+        Ok(objects.iter().filter_map(read).filter_map(given).collect())
     }
 
     /// Adds an address (IPv6 without DAD); false if it was there. The same IPv6 address with
@@ -100,14 +114,11 @@ fn message(index: u32, address: IpNet) -> AddressMessage {
     message
 }
 
-/// The address the kernel describes, if it is one of link `index`.
-fn read(object: &Object, index: u32) -> Option<IpNet> {
+/// The address the kernel describes, with the index of its link.
+fn read(object: &Object) -> Option<(u32, IpNet)> {
     // struct ifaddrmsg: family, prefix length, flags, scope, index.
     let (header, attributes) = object.split::<8>(RTM_NEWADDR)?;
     let [_, prefix_len, _, _, i, j, k, l] = *header;
-    if u32::from_ne_bytes([i, j, k, l]) != index {
-        return None;
-    }
     let (mut local, mut address) = (None, None);
     for attribute in attributes {
         match attribute.kind {
@@ -117,5 +128,6 @@ fn read(object: &Object, index: u32) -> Option<IpNet> {
         }
     }
     // IFA_ADDRESS is the far end of a point-to-point link; IPv6 sends IFA_LOCAL only there.
-    IpNet::new(local.or(address)?, prefix_len).ok()
+    let address = IpNet::new(local.or(address)?, prefix_len).ok()?;
+    Some((u32::from_ne_bytes([i, j, k, l]), address))
 }

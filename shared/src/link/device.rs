@@ -1,5 +1,6 @@
 //! One link: look it up, raise it, change it, remove it.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{DefaultNla, Emitable as _, NLA_F_NESTED};
@@ -7,12 +8,15 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
     AfSpecInet, AfSpecUnspec, LinkAttribute, LinkExtentMask, LinkFlags, LinkHeader, LinkMessage,
 };
+use netlink_packet_route::nsid::{NsidAttribute, NsidMessage};
+use nix::errno::Errno;
 
 use super::object::{Attribute, Object, RTM_NEWLINK};
-use super::socket::{Answer, Request, Verb};
+use super::socket::{Answer, Request, Verb, errno};
 use super::{Error, Netlink};
 use crate::mac::Mac;
 use crate::name::IfName;
+use crate::netns::Netns;
 
 /// linux/if_link.h.
 const IFLA_ADDRESS: u16 = 1;
@@ -22,8 +26,18 @@ const IFLA_LINK: u16 = 5;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_GROUP: u16 = 27;
+const IFLA_CARRIER: u16 = 33;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const IFLA_TUN_TYPE: u16 = 3;
+/// linux/if_tun.h.
+const IFF_TAP: u8 = 2;
 const IFLA_INET_CONF: u16 = 1;
+
+/// linux/rtnetlink.h, linux/net_namespace.h.
+const RTM_NEWNSID: u16 = 88;
+const NETNSA_NSID: u16 = 1;
 
 /// What the kernel says of one link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +60,13 @@ pub struct Link {
     pub kind: String,
     /// `IFLA_LINK`: index of a veth's peer in the peer's namespace.
     pub peer_index: Option<u32>,
+    /// `IFLA_LINK_NETNSID`: where a veth's peer is, as this namespace numbers others; `None` if
+    /// it is here.
+    pub peer_netns: Option<i32>,
+    /// Whether a "tun" is a tap: carries Ethernet frames.
+    pub tap: bool,
+    /// `IFLA_CARRIER`: of a tap, that a process holds it open.
+    pub carrier: bool,
     /// `IFLA_MASTER`.
     pub master: Option<u32>,
 }
@@ -120,9 +141,47 @@ impl Netlink {
         self.ask(change(index, vec![LinkAttribute::Mtu(mtu)])).map(drop)
     }
 
+    /// Renames a link. Kernels before 6.2 refuse that while it is up: then it is down for a moment.
+    pub fn rename(&mut self, index: u32, name: &IfName) -> Result<(), Error> {
+        let rename = || Request {
+            // "Exists" is about the name, as when a link is made.
+            verb: Verb::Create,
+            ..change(index, vec![LinkAttribute::IfName(name.to_string())])
+        };
+        match self.ask(rename()) {
+            Err(Error::System { source, .. }) if errno(&source) == Some(Errno::EBUSY) => {
+                let mut answers =
+                    self.exchange(vec![raise(index, false), rename(), raise(index, true)])?;
+                let raised = answers.pop();
+                answers.into_iter().chain(raised).try_for_each(|answer| answer.map(drop))
+            }
+            answer => answer.map(drop),
+        }
+    }
+
     /// Sets the interface group.
     pub fn set_group(&mut self, index: u32, group: u32) -> Result<(), Error> {
         self.ask(change(index, vec![LinkAttribute::Group(group)])).map(drop)
+    }
+
+    /// The number of a namespace in this one (`IFLA_LINK_NETNSID`), if it has one.
+    pub fn netns_number(&mut self, netns: &Netns) -> Result<Option<i32>, Error> {
+        let mut message = NsidMessage::default();
+        let fd = netns.as_fd().as_raw_fd().cast_unsigned();
+        message.attributes = vec![NsidAttribute::Fd(fd)];
+        let answer = self.ask(Request {
+            verb: Verb::Read,
+            subject: "number of a network namespace".to_owned(),
+            flags: 0,
+            message: RouteNetlinkMessage::GetNsId(message),
+        })?;
+        // struct rtgenmsg, padded to four bytes.
+        let number = answer.as_ref().and_then(|object| {
+            let (_, mut attributes) = object.split::<4>(RTM_NEWNSID)?;
+            attributes.find(|attribute| attribute.kind == NETNSA_NSID)?.number()
+        });
+        // NETNSA_NSID_NOT_ASSIGNED is -1.
+        Ok(number.map(u32::cast_signed).filter(|number| *number >= 0))
     }
 
     /// Sets the MAC.
@@ -204,6 +263,7 @@ fn read(object: &Object) -> Option<Link> {
     let mut name = None;
     let (mut mac, mut mtu, mut group) = (None, 0, 0);
     let (mut kind, mut peer_index, mut master) = (String::new(), None, None);
+    let (mut peer_netns, mut tap, mut carrier) = (None, false, false);
     for attribute in attributes {
         match attribute.kind {
             IFLA_IFNAME => name = attribute.text().and_then(|text| text.parse().ok()),
@@ -214,9 +274,15 @@ fn read(object: &Object) -> Option<Link> {
             IFLA_GROUP => group = attribute.number()?,
             IFLA_LINK => peer_index = attribute.number(),
             IFLA_MASTER => master = attribute.number(),
+            IFLA_CARRIER => carrier = attribute.value == [1],
+            IFLA_LINK_NETNSID => peer_netns = attribute.number().map(u32::cast_signed),
             IFLA_LINKINFO => {
-                let own = attribute.nested().find(|info| info.kind == IFLA_INFO_KIND);
-                kind = own.and_then(Attribute::text).unwrap_or_default();
+                let info = |kind| attribute.nested().find(move |info| info.kind == kind);
+                kind = info(IFLA_INFO_KIND).and_then(Attribute::text).unwrap_or_default();
+                tap = kind == "tun"
+                    && info(IFLA_INFO_DATA).is_some_and(|data| {
+                        data.nested().any(|a| a.kind == IFLA_TUN_TYPE && a.value == [IFF_TAP])
+                    });
             }
             _ => {}
         }
@@ -231,6 +297,9 @@ fn read(object: &Object) -> Option<Link> {
         group,
         kind,
         peer_index,
+        peer_netns,
+        tap,
+        carrier,
         master,
     })
 }

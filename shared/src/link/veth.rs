@@ -97,8 +97,18 @@ impl Netlink {
     /// event, but spins while somebody else holds the RTNL lock: 32 attaches at once took twice as
     /// long.
     pub fn silence(&mut self, index: u32) -> Result<(), Error> {
-        let deaf = ipv4_conf(IPV4_DEVCONF_ARP_IGNORE, ARP_IGNORE_ALL);
-        let mute = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+        self.speak(index, ARP_IGNORE_ALL, In6AddrGenMode::None)
+    }
+
+    /// The reverse of [`Self::silence`], for a link that somebody else made: as the kernel makes
+    /// links.
+    pub fn unsilence(&mut self, index: u32) -> Result<(), Error> {
+        self.speak(index, 0, In6AddrGenMode::Eui64)
+    }
+
+    fn speak(&mut self, index: u32, arp_ignore: u32, mode: In6AddrGenMode) -> Result<(), Error> {
+        let deaf = ipv4_conf(IPV4_DEVCONF_ARP_IGNORE, arp_ignore);
+        let mute = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)]);
         let silence = |specs| change(index, vec![LinkAttribute::AfSpecUnspec(specs)]);
         match self.ask(silence(vec![deaf.clone(), mute])) {
             // A kernel without IPv6, or an MTU below the 1280 it needs: there is nothing to mute.

@@ -251,24 +251,41 @@ impl Client {
         self.read_port(bridge, &port.name, &sent)
     }
 
+    /// As [`Self::add_port`], several in one transaction: all of them or none.
+    pub fn add_ports(&mut self, bridge: &Bridge, ports: &[&PortSpec]) -> Result<(), Error> {
+        let Some(first) = ports.first() else { return Ok(()) };
+        let sent = self.send_ports(bridge, ports)?;
+        self.read_port(bridge, &first.name, &sent)
+    }
+
     /// The first half of [`Self::add_port`].
     pub fn send_port(&mut self, bridge: &Bridge, port: &PortSpec) -> Result<Sent, Error> {
-        let mut row = port.port_row();
-        row["name"] = json!(port.name.as_str());
-        row["interfaces"] = json!(["named-uuid", "new_interface"]);
-        row["external_ids"] = rows::map(&port.external_ids);
+        self.send_ports(bridge, &[port])
+    }
+
+    fn send_ports(&mut self, bridge: &Bridge, ports: &[&PortSpec]) -> Result<Sent, Error> {
         let same_bridge = by_uuid(&bridge.uuid);
-        let ops = [
-            wait_now("Bridge", &same_bridge, &["name"], &json!([{ "name": bridge.name.as_str() }])),
-            insert("Interface", "new_interface", &port.interface_row()),
-            insert("Port", "new_port", &row),
-            mutate(
-                "Bridge",
-                &same_bridge,
-                &json!([["ports", "insert", ["named-uuid", "new_port"]]]),
-            ),
-            comment(&format!("add port {} to bridge {}", port.name, bridge.name)),
-        ];
+        let mut ops = vec![wait_now(
+            "Bridge",
+            &same_bridge,
+            &["name"],
+            &json!([{ "name": bridge.name.as_str() }]),
+        )];
+        let (mut names, mut new) = (Vec::new(), Vec::new());
+        for (number, port) in ports.iter().enumerate() {
+            let (new_interface, new_port) =
+                (format!("new_interface{number}"), format!("new_port{number}"));
+            let mut row = port.port_row();
+            row["name"] = json!(port.name.as_str());
+            row["interfaces"] = json!(["named-uuid", new_interface]);
+            row["external_ids"] = rows::map(&port.external_ids);
+            ops.push(insert("Interface", &new_interface, &port.interface_row()));
+            ops.push(insert("Port", &new_port, &row));
+            names.push(port.name.as_str());
+            new.push(json!(["named-uuid", new_port]));
+        }
+        ops.push(mutate("Bridge", &same_bridge, &json!([["ports", "insert", ["set", new]]])));
+        ops.push(comment(&format!("add port {} to bridge {}", names.join(" "), bridge.name)));
         self.send(&ops, self.deadline)
     }
 

@@ -1,11 +1,12 @@
 //! The NetworkDriver: what each call of dockerd does. Every one can be repeated, and removing what
 //! is not there succeeds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use serde::de::DeserializeOwned;
@@ -22,10 +23,10 @@ use shared::network::gateway::Networks;
 use shared::state;
 use shared::vlan::{PortVlan, VlanId};
 
+use crate::api::Named;
 use crate::error::Error;
 use crate::ipam::Ipam;
 use crate::message::{CreateEndpoint, CreateNetwork, OfEndpoint, OfNetwork};
-use crate::names::Named;
 use crate::network::{DockerNetwork, Surroundings, plan};
 use crate::options::{endpoint_mtu, ports};
 use crate::store::{Lasts, Store};
@@ -41,6 +42,10 @@ const LINK_DEADLINE: Duration = Duration::from_secs(8);
 
 /// How long an endpoint may wait for its Join, in seconds: dockerd sends it at once.
 const UNJOINED: u64 = 3600;
+
+/// How long dockerd must not have listed a network that is then removed: longer than a CreateNetwork
+/// may take, so that more than one answer of it says so.
+const ABSENT: Duration = Duration::from_secs(45);
 
 /// An endpoint, from `CreateEndpoint` to `DeleteEndpoint`. dockerd sends neither again after its
 /// own restart.
@@ -65,18 +70,27 @@ pub(crate) struct Driver {
     ipam: Ipam,
     /// dockerd has started since: its rules may lack ours.
     fresh_dockerd: AtomicBool,
+    /// Networks that dockerd no longer lists, since when.
+    absent: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Driver {
     /// The driver with what it kept in `dir`.
     pub(crate) fn open(engine: Engine, dir: &Path) -> Result<Self, Error> {
-        Ok(Self {
+        let this = Self {
             engine,
             networks: Store::open(dir.join("networks"), Lasts::ForEver)?,
             endpoints: Store::open(dir.join("endpoints"), Lasts::ThisBoot)?,
             ipam: Ipam::new(Store::open(dir.join("pools"), Lasts::ForEver)?),
             fresh_dockerd: AtomicBool::new(false),
-        })
+            absent: Mutex::default(),
+        };
+        // We were killed while making it: dockerd repeats that call without its body, and fails.
+        for mut network in this.networks.all()?.into_iter().filter(|network| network.unfinished) {
+            network.removed = true;
+            this.networks.put(&network.id, &network)?;
+        }
+        Ok(this)
     }
 
     /// Answers one call. `None` if there is no such method.
@@ -136,12 +150,13 @@ impl Driver {
     }
 
     fn create_network(&self, request: &CreateNetwork) -> Result<Value, Error> {
-        if self.networks.get(&request.network)?.is_some_and(|network| !network.removed) {
+        let done = |network: DockerNetwork| !network.removed && !network.unfinished;
+        if self.networks.get(&request.network)?.is_some_and(done) {
             return Ok(json!({}));
         }
         let networks = Networks::new(self.engine.config());
         let (made, others) = (networks.made()?, self.networks.all()?);
-        let network = plan(
+        let mut network = plan(
             request,
             &Surroundings {
                 config: self.engine.config(),
@@ -153,7 +168,10 @@ impl Driver {
         self.engine
             .ready(&Readiness { bridge: network.place.bridge.clone(), subnets: Vec::new() })?;
         self.networks.put(&network.id, &network)?;
-        let made = self.ensure(&network);
+        let made = self.ensure(&network).and_then(|()| {
+            network.unfinished = false;
+            self.networks.put(&network.id, &network)
+        });
         if let Err(error) = made {
             if let Err(left) = self.remove_network(network) {
                 tracing::error!(error = %sentence(&left), "a refused network is not all gone");
@@ -345,9 +363,39 @@ impl Driver {
         Ok(())
     }
 
-    /// Whether anything is plugged in.
-    pub(crate) fn plugged(&self) -> Result<bool, Error> {
-        Ok(!self.records()?.is_empty())
+    /// Whether there is anything that dockerd could tell more about.
+    pub(crate) fn used(&self) -> Result<bool, Error> {
+        Ok(!self.networks.all()?.is_empty() || !self.records()?.is_empty())
+    }
+
+    /// Removes networks that dockerd has forgotten: it does not repeat a DeleteNetwork that found
+    /// nobody, nor undo a CreateNetwork whose answer was lost. `listed` are all that it has.
+    ///
+    /// That this is the dockerd they were made for is only certain if it has listed them before, or
+    /// lists another of ours now; that it has not just begun to make them, after a while.
+    pub(crate) fn forget_networks_but(&self, listed: &BTreeSet<String>) -> Result<(), Error> {
+        let all = self.networks.all()?;
+        let ours = all.iter().any(|network| listed.contains(&network.id));
+        let endpoints = self.endpoints.all()?;
+        for mut network in all {
+            let mut absent = self.absent.lock().unwrap_or_else(PoisonError::into_inner);
+            if listed.contains(&network.id) || network.removed || network.unfinished {
+                absent.remove(&network.id);
+                if !network.seen && !network.removed && !network.unfinished {
+                    network.seen = true;
+                    self.networks.put(&network.id, &network)?;
+                }
+                continue;
+            }
+            let since = *absent.entry(network.id.clone()).or_insert_with(Instant::now);
+            drop(absent);
+            let used = endpoints.iter().any(|endpoint| endpoint.network == network.id);
+            if since.elapsed() > ABSENT && (network.seen || ours) && !used {
+                tracing::info!(network = %network.short(), "removed: Docker has it no more");
+                self.remove_network(network)?;
+            }
+        }
+        Ok(())
     }
 
     /// Notes what people call the containers that are plugged in. True if each has a name now.

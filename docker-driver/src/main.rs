@@ -1,10 +1,10 @@
 //! `ovs-agent-docker`: Docker's networks on Open vSwitch, a NetworkDriver and IpamDriver.
 
+mod api;
 mod driver;
 mod error;
 mod ipam;
 mod message;
-mod names;
 mod network;
 mod options;
 mod server;
@@ -25,9 +25,10 @@ use shared::error::sentence;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::api::Api;
 use crate::driver::Driver;
-use crate::names::Names;
-use crate::server::Server;
+use crate::error::Error;
+use crate::server::{Server, blocking};
 
 /// Between two looks for what dockerd has forgotten.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -99,8 +100,8 @@ async fn serve(server: Arc<Server>, path: &Path) -> io::Result<()> {
     let calls = Arc::new(GracefulShutdown::new());
     let serving = tokio::spawn(Arc::clone(&server).serve(listener, Arc::clone(&calls)));
     tokio::spawn(keep(Arc::clone(&server)));
-    match Names::at(std::env::var_os("DOCKER_HOST").as_deref()) {
-        Some(names) => drop(tokio::spawn(name(Arc::clone(&server), names))),
+    match Api::at(std::env::var_os("DOCKER_HOST").as_deref()) {
+        Some(api) => drop(tokio::spawn(listen(Arc::clone(&server), api))),
         None => {
             tracing::warn!("DOCKER_HOST is no unix:// socket: containers are shown by their ids")
         }
@@ -137,10 +138,9 @@ async fn keep(server: Arc<Server>) {
             let result = if restored { Ok(()) } else { this.driver().restore() };
             result.and_then(|()| this.driver().sweep())
         };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(Ok(())) => restored = true,
-            Ok(Err(error)) => tracing::warn!(error = %sentence(&error), "will be tried again"),
-            Err(error) => tracing::error!(%error, "the sweep broke off"),
+        match blocking(work).await {
+            Ok(()) => restored = true,
+            Err(error) => tracing::warn!(error = %sentence(&error), "will be tried again"),
         }
         let pause = if restored { SWEEP } else { RETRY };
         if tokio::time::timeout(pause, server.activated()).await.is_ok() {
@@ -150,37 +150,36 @@ async fn keep(server: Arc<Server>) {
     }
 }
 
-/// Keeps the names of what is plugged in: asks soon after a Join, until all are known, and now and
-/// then, as a container may be renamed.
-async fn name(server: Arc<Server>, names: Names) {
+/// Keeps what dockerd tells over its API: asks soon after a Join, until all containers have names,
+/// and now and then, as a container may be renamed, or a network removed while nobody served.
+async fn listen(server: Arc<Server>, api: Api) {
     let mut pause = SETTLE;
     let mut trouble = None;
     loop {
-        let this = Arc::clone(&server);
-        let plugged = tokio::task::spawn_blocking(move || this.driver().plugged());
-        let named = match plugged.await {
-            Ok(Ok(false)) => Ok(true),
-            Ok(Ok(true)) => match names.all().await {
-                Ok(all) => {
-                    let this = Arc::clone(&server);
-                    let note = tokio::task::spawn_blocking(move || this.driver().name(&all));
-                    note.await.unwrap_or(Ok(false))
-                }
-                Err(error) => Err(error),
-            },
-            Ok(Err(error)) => Err(error),
-            Err(_) => Ok(false),
-        };
+        let heard = hear(&server, &api).await;
         // Said once: dockerd may be away for long.
-        let why = named.as_ref().err().map(|error| sentence(error));
+        let why = heard.as_ref().err().map(|error| sentence(error));
         if let Some(why) = why.as_ref().filter(|why| trouble.as_ref() != Some(*why)) {
             tracing::warn!("containers are shown by their ids: {why}");
         }
         trouble = why;
-        pause = if named.unwrap_or(false) { SWEEP } else { (pause * 2).min(SWEEP) };
+        pause = if heard.unwrap_or(false) { SWEEP } else { (pause * 2).min(SWEEP) };
         if tokio::time::timeout(pause, server.joined()).await.is_ok() {
             pause = SETTLE;
             tokio::time::sleep(SETTLE).await;
         }
     }
+}
+
+/// Asks once. True if nothing that is plugged in lacks a name.
+async fn hear(server: &Arc<Server>, api: &Api) -> Result<bool, Error> {
+    let this = Arc::clone(server);
+    let used = blocking(move || this.driver().used()).await?;
+    if !used {
+        return Ok(true);
+    }
+    let (containers, networks) = (api.containers().await?, api.networks().await?);
+    server.between_networks(move |driver| driver.forget_networks_but(&networks)).await?;
+    let this = Arc::clone(server);
+    blocking(move || this.driver().name(&containers)).await
 }

@@ -33,6 +33,12 @@ pub(crate) struct DockerNetwork {
     /// Docker has removed it, but not everything of it could be taken away yet.
     #[serde(default)]
     pub(crate) removed: bool,
+    /// It is being made: dockerd has not been told that it is there.
+    #[serde(default)]
+    pub(crate) unfinished: bool,
+    /// dockerd has listed it: one that lists it no more has removed it.
+    #[serde(default)]
+    pub(crate) seen: bool,
 }
 
 impl DockerNetwork {
@@ -155,6 +161,8 @@ pub(crate) fn plan(
         internal,
         mtu: options.mtu,
         removed: false,
+        unfinished: true,
+        seen: false,
     };
     refuse_overlap(&network.place, around)?;
     Ok(network)

@@ -52,6 +52,22 @@ impl Server {
         &self.driver
     }
 
+    /// Does something that no CreateNetwork or DeleteNetwork may come between.
+    pub(crate) async fn between_networks<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Driver) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (call, seconds) = ("the wait for another call".to_owned(), DEADLINE.as_secs());
+        let turn = timeout(DEADLINE, self.turn("NetworkDriver.CreateNetwork", b"")).await;
+        let turn = turn.map_err(|_| Error::Timeout { call, seconds })?;
+        let this = Arc::clone(self);
+        blocking(move || {
+            let _turn = turn;
+            work(&this.driver)
+        })
+        .await
+    }
+
     /// Waits until dockerd has started.
     pub(crate) async fn activated(&self) {
         self.activated.notified().await;
@@ -188,4 +204,12 @@ impl Server {
 fn problem(error: &Error) -> Value {
     let text = sentence(error);
     json!({"Err": text, "Error": text})
+}
+
+/// Does something that may take its time, off the threads that serve.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|_| Err(Error::Broken { call: "the work".to_owned() }))
 }

@@ -55,18 +55,15 @@ impl DockerDriver {
         error.unwrap_or_else(|| panic!("{method} did not fail: {answer}")).to_owned()
     }
 
+    /// Sends a call and does not wait for its answer; the connection lasts as long as what this
+    /// returns.
+    pub fn begin(&self, method: &str, body: &Value) -> UnixStream {
+        send(method, &body.to_string())
+    }
+
     /// Posts a body; the status and the answer's text.
     pub fn post(&self, method: &str, body: &str) -> (u16, String) {
-        let mut stream = UnixStream::connect(Self::SOCKET).expect("the driver listens");
-        stream.set_read_timeout(Some(Duration::from_secs(40))).expect("a timeout");
-        let head = format!(
-            "POST /{method} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\n\
-             Content-Length: {}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n\
-             Connection: close\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).expect("write a request");
-        stream.write_all(body.as_bytes()).expect("write a body");
+        let mut stream = send(method, body);
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("read an answer");
         let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
@@ -98,4 +95,18 @@ impl DockerDriver {
     pub fn log(&self) -> String {
         self.daemon.log()
     }
+}
+
+fn send(method: &str, body: &str) -> UnixStream {
+    let mut stream = UnixStream::connect(DockerDriver::SOCKET).expect("the driver listens");
+    stream.set_read_timeout(Some(Duration::from_secs(40))).expect("a timeout");
+    let head = format!(
+        "POST /{method} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\n\
+         Content-Length: {}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n\
+         Connection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).expect("write a request");
+    stream.write_all(body.as_bytes()).expect("write a body");
+    stream
 }

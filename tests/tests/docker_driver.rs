@@ -380,6 +380,60 @@ fn the_driver_may_be_killed_between_any_two_calls() {
 }
 
 #[test]
+fn the_driver_may_be_killed_within_any_call() {
+    let (host, mut driver) = host();
+    let before = host.snapshot();
+    // What dockerd does next: it repeats the call without its body, and rolls back or forgets.
+    let lives: [(&str, Value, Option<&str>); 4] = [
+        ("NetworkDriver.CreateNetwork", network(OTHER, "10.30.0.0/24", json!({})), None),
+        (
+            "NetworkDriver.CreateEndpoint",
+            endpoint("10.30.0.2/24"),
+            Some("NetworkDriver.DeleteEndpoint"),
+        ),
+        ("NetworkDriver.Join", join(), Some("NetworkDriver.DeleteEndpoint")),
+        ("NetworkDriver.Leave", ids(), Some("NetworkDriver.DeleteEndpoint")),
+    ];
+    for (method, body, rollback) in &lives {
+        for step in 0..8 {
+            if rollback.is_some() {
+                let create = network(NETWORK, "10.30.0.0/24", json!({}));
+                driver.ok("NetworkDriver.CreateNetwork", &create);
+            }
+            if *method != "NetworkDriver.CreateEndpoint" && rollback.is_some() {
+                driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+            }
+            if *method == "NetworkDriver.Leave" {
+                driver.ok("NetworkDriver.Join", &join());
+            }
+            let call = driver.begin(method, body);
+            std::thread::sleep(Duration::from_millis(step * 6));
+            driver.kill();
+            drop(call);
+            driver = host.docker_driver();
+            assert!(driver.error(method, &Value::Null).contains("no body"));
+            if let Some(rollback) = rollback {
+                driver.ok(rollback, &ids());
+            }
+            // The same subnet again, under another id.
+            if rollback.is_none() {
+                let create = network(NETWORK, "10.30.0.0/24", json!({}));
+                let answer = driver.call("NetworkDriver.CreateNetwork", &create);
+                if answer.get("Err").is_some() {
+                    // It was all made before the kill, and only its answer was lost.
+                    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": OTHER}));
+                }
+            }
+            driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+            let left = || before.difference(&host.snapshot());
+            let context = format!("{method} killed after {} ms", step * 6);
+            poll(&context, Duration::from_secs(10), || (kept() == 0).then_some(()));
+            assert_eq!(left(), "", "{context}");
+        }
+    }
+}
+
+#[test]
 fn a_torn_state_file_costs_one_network_and_says_so() {
     let (host, driver) = host();
     driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));

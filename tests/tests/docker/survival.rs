@@ -170,3 +170,20 @@ fn an_address_whose_release_was_missed_is_given_again() {
     let _driver = host.docker_driver();
     poll("the address stays taken", Duration::from_secs(20), || (leases() == before).then_some(()));
 }
+
+#[test]
+fn a_network_removed_while_nobody_served_is_removed_later() {
+    let (host, driver, docker) = host();
+    docker.run("network create -d ovs-agent stays");
+    let before = host.snapshot();
+    docker.run("network create -d ovs-agent --subnet 10.30.0.0/24 web");
+    driver.kill();
+    docker.run("network rm web");
+    let _driver = host.docker_driver();
+    assert_ne!(difference(&before, &host), "", "it is not removed on a hunch");
+    poll("the network stays", Duration::from_secs(120), || {
+        difference(&before, &host).is_empty().then_some(())
+    });
+    docker.run("network create -d ovs-agent --subnet 10.30.0.0/24 web");
+    docker.run("network rm web stays");
+}

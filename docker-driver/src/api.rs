@@ -1,7 +1,8 @@
-//! What people call Docker's containers and networks. The driver's protocol never says it, so it is
-//! asked of dockerd's own API: after a Join, never within a call, where dockerd holds its locks.
+//! What dockerd's own API knows and the driver's protocol never says: what people call containers and
+//! networks, and which networks there are. Asked after a call, never within one, where dockerd holds
+//! its locks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use hyperlocal::UnixConnector;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use crate::error::Error;
@@ -40,9 +42,16 @@ pub(crate) struct Named {
 
 /// The API of dockerd.
 #[derive(Debug)]
-pub(crate) struct Names {
+pub(crate) struct Api {
     socket: PathBuf,
     client: Client<UnixConnector, Empty<Bytes>>,
+}
+
+/// One entry of `GET /networks` (Docker Engine API, "List networks").
+#[derive(Debug, Deserialize)]
+struct Network {
+    #[serde(rename = "Id")]
+    id: String,
 }
 
 /// One entry of `GET /containers/json` (Docker Engine API, "List containers").
@@ -68,7 +77,7 @@ struct Endpoint {
     endpoint: String,
 }
 
-impl Names {
+impl Api {
     /// The API that `DOCKER_HOST` names; `None` if that is no unix socket.
     pub(crate) fn at(docker_host: Option<&OsStr>) -> Option<Self> {
         let socket = match docker_host.map(|host| host.to_string_lossy()) {
@@ -83,10 +92,20 @@ impl Names {
     }
 
     /// Every running container on each of its networks.
-    pub(crate) async fn all(&self) -> Result<Vec<Named>, Error> {
+    pub(crate) async fn containers(&self) -> Result<Vec<Named>, Error> {
+        self.ask("/containers/json").await.map(named)
+    }
+
+    /// The ids of all networks, of every driver.
+    pub(crate) async fn networks(&self) -> Result<BTreeSet<String>, Error> {
+        let all: Vec<Network> = self.ask("/networks").await?;
+        Ok(all.into_iter().map(|network| network.id).collect())
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, Error> {
         let unavailable = |problem: String| Error::Dockerd { socket: self.socket.clone(), problem };
         let ask = async {
-            let uri = hyperlocal::Uri::new(&self.socket, "/containers/json");
+            let uri = hyperlocal::Uri::new(&self.socket, path);
             let answer = self.client.get(uri.into()).await.map_err(|e| unavailable(cause(&e)))?;
             if !answer.status().is_success() {
                 return Err(unavailable(format!("it answers {}", answer.status())));
@@ -96,7 +115,7 @@ impl Names {
         };
         let late = || unavailable(format!("no answer within {} s", DEADLINE.as_secs()));
         let body = timeout(DEADLINE, ask).await.map_err(|_| late())??;
-        read(&body).map_err(|error| unavailable(error.to_string()))
+        serde_json::from_slice(&body).map_err(|error| unavailable(error.to_string()))
     }
 }
 
@@ -105,9 +124,9 @@ fn cause(error: &dyn std::error::Error) -> String {
     error.source().map_or_else(|| error.to_string(), cause)
 }
 
-fn read(body: &[u8]) -> Result<Vec<Named>, serde_json::Error> {
+fn named(containers: Vec<Container>) -> Vec<Named> {
     let mut all = Vec::new();
-    for container in serde_json::from_slice::<Vec<Container>>(body)? {
+    for container in containers {
         // "/web"; a link of another container adds "/other/alias".
         let mut names = container.names.iter().filter_map(|name| name.strip_prefix('/'));
         let Some(name) = names.find(|name| !name.contains('/')) else { continue };
@@ -122,7 +141,7 @@ fn read(body: &[u8]) -> Result<Vec<Named>, serde_json::Error> {
             }
         }
     }
-    Ok(all)
+    all
 }
 
 #[cfg(test)]
@@ -151,14 +170,13 @@ mod tests {
             container: "web".to_owned(),
             network_name: name.to_owned(),
         };
-        let all = read(body.to_string().as_bytes()).unwrap();
+        let all = super::named(serde_json::from_value(body).unwrap());
         assert_eq!(all, [named("n2", "e2", "back"), named("n1", "e1", "front")]);
-        assert!(read(b"{\"message\": \"no\"}").is_err());
     }
 
     #[test]
     fn docker_host_may_name_another_socket() {
-        let socket = |host: Option<&str>| Names::at(host.map(OsStr::new)).map(|names| names.socket);
+        let socket = |host: Option<&str>| Api::at(host.map(OsStr::new)).map(|api| api.socket);
         assert_eq!(socket(None), Some(PathBuf::from(SOCKET)));
         assert_eq!(socket(Some("")), Some(PathBuf::from(SOCKET)));
         assert_eq!(socket(Some("unix:///run/other.sock")), Some("/run/other.sock".into()));

@@ -10,6 +10,7 @@ mod binary;
 pub mod bus;
 mod chain;
 mod command;
+pub mod conformance;
 mod container;
 mod daemon;
 mod docker_driver;

@@ -16,6 +16,7 @@ mod environment;
 mod error;
 mod fields;
 mod gc;
+mod log;
 mod memo;
 mod netavark;
 mod netconf;
@@ -58,12 +59,8 @@ configuration may say is in docs/cni.md.
 ";
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_max_level(tracing::Level::WARN)
-        .with_ansi(false)
-        .without_time()
-        .init();
+    // Nothing else sets one.
+    let _ = tracing::subscriber::set_global_default(log::Log::default());
     match Environment::read(|name| std::env::var_os(name)) {
         Ok(Some(environment)) => plugin(&environment),
         Ok(None) => {

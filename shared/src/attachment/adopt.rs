@@ -438,7 +438,7 @@ fn prepare(
     record: &Record,
 ) -> Result<(), Error> {
     netlink.set_group(facts.index, HOST_END_GROUP)?;
-    netlink.silence(facts.index)?;
+    netlink.silence(&record.port)?;
     netlink.set_up(facts.index, true)?;
     if view.bridge.is_userspace() {
         match facts.end() {
@@ -465,7 +465,7 @@ fn give_back(
     // Whoever changed its group or MAC has made it his.
     if link.mac == Some(record.host_mac) && link.group == HOST_END_GROUP {
         netlink.set_group(link.index, adopted.group)?;
-        netlink.unsilence(link.index)?;
+        netlink.unsilence(&link.name)?;
         if !adopted.up {
             netlink.set_up(link.index, false)?;
         }

@@ -205,7 +205,7 @@ impl Walk<'_> {
     fn run(&mut self) -> Result<Record, Error> {
         let request = self.request;
         let mut netlink = Netlink::open()?;
-        let mut record = self.intent(&mut netlink)?;
+        let mut record = self.intent()?;
         self.engine.save(&record)?;
         self.lease(&mut netlink, &mut record)?;
         record.mac = request.mac.unwrap_or_else(|| container_mac(&request.key, &record.addresses));
@@ -216,9 +216,11 @@ impl Walk<'_> {
         } else {
             self.engine.complete(&mut record)?;
         }
+        if inside.is_some() {
+            netlink.wait_running(&record.port, request.link_deadline)?;
+        }
         self.ovsdb.wait_open(&record.port, request.link_deadline)?;
         let Some(mut inside) = inside else { return Ok(record) };
-        netlink.wait_running(&record.port, request.link_deadline)?;
         if record.complete && self.may_be_known_otherwise(&record) {
             inside.announce()?;
         }
@@ -247,11 +249,11 @@ impl Walk<'_> {
     }
 
     /// What is about to be done, written down first: a crash leaves its traces findable.
-    fn intent(&self, netlink: &mut Netlink) -> Result<Record, Error> {
+    fn intent(&self) -> Result<Record, Error> {
         let request = self.request;
         let mtu = match request.mtu {
             Some(mtu) => mtu,
-            None => netlink.link(&request.bridge)?.map_or(DEFAULT_MTU, |link| link.mtu),
+            None => link::mtu(&request.bridge)?.unwrap_or(DEFAULT_MTU),
         };
         let port = self.engine.first_name(&request.key);
         Ok(Record {
@@ -346,8 +348,8 @@ impl Walk<'_> {
                 peer_mac: record.mac,
                 mtu: record.mtu,
             };
-            let host_end = match netlink.create_veth(&veth) {
-                Ok(index) => index,
+            match netlink.create_veth(&veth) {
+                Ok(()) => {}
                 Err(link::Error::Exists { .. }) if netlink.link(&record.port)?.is_some() => {
                     continue;
                 }
@@ -358,18 +360,18 @@ impl Walk<'_> {
                     });
                 }
                 Err(error) => return Err(error.into()),
-            };
+            }
             let bridge = self.view()?.bridge;
             self.asked = true;
             let sent = self.ovsdb.send_port(&bridge, &self.port(record))?;
-            netlink.silence(host_end)?;
+            netlink.silence(&record.port)?;
             let inside = match self.place {
                 Place::Inside(netns) => self.configure(&bridge, netns, record).map(Some),
                 Place::Here(peer) => hand_over(&bridge, peer).map(|()| None),
             };
             match self.ovsdb.read_port(&bridge, &record.port, &sent) {
                 Ok(()) => return inside,
-                Err(ovsdb::Error::PortExists { .. }) => netlink.delete_link(host_end)?,
+                Err(ovsdb::Error::PortExists { .. }) => netlink.delete_veth(&record.port)?,
                 Err(error) => return Err(error.into()),
             };
         }

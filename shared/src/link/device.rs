@@ -199,7 +199,7 @@ pub(super) fn message(index: u32, attributes: Vec<LinkAttribute>) -> LinkMessage
 }
 
 /// The request which reads a link by name, without its counters.
-pub(super) fn read_by_name(name: &IfName) -> Request {
+fn read_by_name(name: &IfName) -> Request {
     let attributes = vec![
         LinkAttribute::IfName(name.to_string()),
         LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
@@ -246,7 +246,7 @@ pub(super) fn raise(index: u32, up: bool) -> Request {
 }
 
 /// The link of an answer; none if the kernel knows none.
-pub(super) fn found(answer: Answer) -> Result<Option<Link>, Error> {
+fn found(answer: Answer) -> Result<Option<Link>, Error> {
     match answer {
         Ok(object) => Ok(object.as_ref().and_then(read)),
         Err(Error::Missing { .. }) => Ok(None),

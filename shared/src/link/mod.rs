@@ -7,6 +7,7 @@ mod address;
 mod announce;
 mod device;
 mod inside;
+mod ioctl;
 mod neighbour;
 mod object;
 mod offload;
@@ -23,6 +24,7 @@ use std::io;
 
 pub use device::Link;
 pub use inside::Inside;
+pub use ioctl::mtu;
 pub use route::{InstalledRoute, Route};
 pub use rule::Rule;
 pub use socket::Netlink;

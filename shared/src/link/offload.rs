@@ -4,12 +4,11 @@
 //! frames that leave the kernel through a packet socket.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::libc;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::Error;
+use super::ioctl::Ioctl;
 use crate::name::IfName;
 
 /// linux/ethtool.h.
@@ -28,15 +27,13 @@ struct Value {
 /// A socket for the offloads of the namespace it was opened in.
 #[derive(Debug)]
 pub(super) struct Offloads {
-    socket: OwnedFd,
+    ioctl: Ioctl,
 }
 
 impl Offloads {
     /// A socket in the calling thread's namespace.
     pub(super) fn open() -> Result<Self, Error> {
-        let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(|e| Error::System { action: "open a socket".into(), source: e.into() })?;
-        Ok(Self { socket })
+        Ok(Self { ioctl: Ioctl::open()? })
     }
 
     /// Whether the device leaves transmit checksums to somebody else.
@@ -61,16 +58,10 @@ impl Offloads {
     }
 
     fn ethtool(&self, name: &IfName, value: &mut Value) -> io::Result<()> {
-        // SAFETY: all zeroes is a valid ifreq: integers, arrays and a null pointer.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(name.as_str().bytes()) {
-            *to = from.cast_signed();
-        }
-        request.ifr_ifru.ifru_data = std::ptr::from_mut(value).cast();
-        // SAFETY: the descriptor is open; the request names the interface with a final NUL (an
-        // IfName has at most 15 bytes) and points to an ethtool_value that outlives the call.
-        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        let data = std::ptr::from_mut(value).cast();
+        let argument = libc::__c_anonymous_ifr_ifru { ifru_data: data };
+        // SAFETY: SIOCETHTOOL wants a pointer to an ethtool_value, which outlives the call.
+        unsafe { self.ioctl.ask(SIOCETHTOOL, name, argument) }.map(drop)
     }
 }
 

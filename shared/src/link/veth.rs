@@ -10,7 +10,7 @@ use netlink_packet_route::link::{
 };
 use nix::errno::Errno;
 
-use super::device::{change, found, ipv4_conf, message, read_by_name};
+use super::device::{change, ipv4_conf, message};
 use super::socket::{Request, Verb, errno};
 use super::{Error, HOST_END_GROUP, Netlink};
 use crate::mac::Mac;
@@ -41,8 +41,8 @@ pub struct Veth<'a> {
 
 impl Netlink {
     /// Makes a veth pair with ONE `RTM_NEWLINK`: host end up and in [`HOST_END_GROUP`], peer made
-    /// down inside its namespace. Returns the host end's index.
-    pub fn create_veth(&mut self, veth: &Veth<'_>) -> Result<u32, Error> {
+    /// down inside its namespace.
+    pub fn create_veth(&mut self, veth: &Veth<'_>) -> Result<(), Error> {
         let mut peer = vec![
             LinkAttribute::IfName(veth.peer.to_string()),
             LinkAttribute::Address(veth.peer_mac.bytes().to_vec()),
@@ -75,41 +75,47 @@ impl Netlink {
             flags: NLM_F_CREATE | NLM_F_EXCL,
             message: RouteNetlinkMessage::NewLink(pair),
         };
-        // The index in the same send: NLM_F_ECHO on RTM_NEWLINK would need Linux 6.2.
-        let mut answers = self.exchange(vec![create, read_by_name(veth.host)])?.into_iter();
-        let missing = || Error::Missing { what: format!("link {}", veth.host) };
-        let created = answers.next().ok_or_else(missing)?;
-        let link = found(answers.next().ok_or_else(missing)?)?;
-        match created {
-            Ok(_) => link.map(|l| l.index).ok_or_else(missing),
+        match self.ask(create) {
             // The kernel does not say which of the two names is taken.
-            Err(Error::Exists { .. }) if link.is_none() => {
+            Err(Error::Exists { .. }) if self.link(veth.host)?.is_none() => {
                 let place = if veth.netns.is_some() { " in the container" } else { "" };
                 Err(Error::Exists { what: format!("link {}{place}", veth.peer) })
             }
-            Err(error) => Err(error),
+            answer => answer.map(drop),
+        }
+    }
+
+    /// Removes a pair by its host end; false if it was not there.
+    pub fn delete_veth(&mut self, host: &IfName) -> Result<bool, Error> {
+        match self.link(host)? {
+            Some(link) => self.delete_link(link.index),
+            None => Ok(false),
         }
     }
 
     /// Keeps the host's own stack quiet on a host end: no IPv6 link-local address (and so no
     /// router solicitations), no answers to ARP, which on a userspace datapath would carry the
-    /// wrong MAC. In time before the container end comes up. `RTM_NEWLINK` refuses both. Writing `disable_ipv6` instead would save a link
-    /// event, but spins while somebody else holds the RTNL lock: 32 attaches at once took twice as
-    /// long.
-    pub fn silence(&mut self, index: u32) -> Result<(), Error> {
-        self.speak(index, ARP_IGNORE_ALL, In6AddrGenMode::None)
+    /// wrong MAC. In time before the container end comes up. `RTM_NEWLINK` refuses both. Writing
+    /// `disable_ipv6` instead would save a link event, but spins while somebody else holds the RTNL
+    /// lock: 32 attaches at once took twice as long.
+    pub fn silence(&mut self, host: &IfName) -> Result<(), Error> {
+        self.speak(host, ARP_IGNORE_ALL, In6AddrGenMode::None)
     }
 
     /// The reverse of [`Self::silence`], for a link that somebody else made: as the kernel makes
     /// links.
-    pub fn unsilence(&mut self, index: u32) -> Result<(), Error> {
-        self.speak(index, 0, In6AddrGenMode::Eui64)
+    pub fn unsilence(&mut self, host: &IfName) -> Result<(), Error> {
+        self.speak(host, 0, In6AddrGenMode::Eui64)
     }
 
-    fn speak(&mut self, index: u32, arp_ignore: u32, mode: In6AddrGenMode) -> Result<(), Error> {
-        let deaf = ipv4_conf(IPV4_DEVCONF_ARP_IGNORE, arp_ignore);
+    fn speak(&mut self, host: &IfName, arp: u32, mode: In6AddrGenMode) -> Result<(), Error> {
+        let deaf = ipv4_conf(IPV4_DEVCONF_ARP_IGNORE, arp);
         let mute = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(mode)]);
-        let silence = |specs| change(index, vec![LinkAttribute::AfSpecUnspec(specs)]);
+        let name = LinkAttribute::IfName(host.to_string());
+        let silence = |specs| Request {
+            subject: format!("link {host}"),
+            ..change(0, vec![name.clone(), LinkAttribute::AfSpecUnspec(specs)])
+        };
         match self.ask(silence(vec![deaf.clone(), mute])) {
             // A kernel without IPv6, or an MTU below the 1280 it needs: there is nothing to mute.
             Err(Error::System { source, .. }) if errno(&source) == Some(Errno::EAFNOSUPPORT) => {

@@ -58,8 +58,10 @@ fn plug(netlink: &mut Netlink, netns: &Netns, host: &str) -> (u32, u32, Inside) 
         peer_mac: mac(),
         mtu: 1400,
     };
-    let index = netlink.create_veth(&veth).unwrap();
-    netlink.silence(index).unwrap();
+    netlink.create_veth(&veth).unwrap();
+    netlink.silence(veth.host).unwrap();
+    assert_eq!(super::mtu(veth.host).unwrap(), Some(1400));
+    let index = netlink.link(veth.host).unwrap().unwrap().index;
     let mut inside = Inside::visit(netns).unwrap();
     let peer = inside.netlink.link(&name("eth0")).unwrap().unwrap().index;
     (index, peer, inside)
@@ -103,6 +105,7 @@ fn a_taken_name_is_told_apart() {
         assert_eq!(again("veth-a", "eth1"), "link veth-a exists already");
         assert_eq!(again("veth-b", "eth0"), "link eth0 in the container exists already");
         assert_eq!(host.link(&name("veth-b")).unwrap(), None);
+        assert_eq!(super::mtu(&name("veth-b")).unwrap(), None);
     });
 }
 
@@ -335,7 +338,8 @@ fn a_list_read_while_links_come_is_whole() {
                 peer_mac: mac(),
                 mtu: 1500,
             };
-            netlink.create_veth(&veth).unwrap()
+            netlink.create_veth(&veth).unwrap();
+            netlink.link(&host_end).unwrap().unwrap().index
         };
         let old: Vec<u32> = (0..60).map(|n| pair(&mut host, n)).collect();
         let here = Netns::current().unwrap();
@@ -447,12 +451,12 @@ fn a_pair_without_ipv6_is_silenced_too() {
             peer_mac: mac(),
             mtu: 1000,
         };
-        let index = host.create_veth(&veth).unwrap();
-        host.silence(index).unwrap();
+        host.create_veth(&veth).unwrap();
+        host.silence(veth.host).unwrap();
         let arp_ignore =
             sysctl::Sysctl::new(sysctl::Family::Ipv4, &name("veth-web"), "arp_ignore").read();
         assert_eq!(arp_ignore.unwrap(), "8");
-        assert_eq!(host.link_by_index(index).unwrap().unwrap().mtu, 1000);
+        assert_eq!(host.link(veth.host).unwrap().unwrap().mtu, 1000);
     });
 }
 

@@ -3,6 +3,7 @@
 mod bus;
 mod health;
 mod keeper;
+mod mirror;
 mod refusal;
 
 use std::future::Future;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use shared::attachment::Engine;
-use shared::config::Config;
+use shared::config::{Config, NetworkManager};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -104,6 +105,9 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
     let mut parts = JoinSet::new();
     parts.spawn(keep(Arc::clone(agent), keeper::PART, keeper::serve));
     parts.spawn(keep(Arc::clone(agent), bus::PART, bus::serve));
+    if agent.engine.config().network_manager == NetworkManager::Mirror {
+        parts.spawn(keep(Arc::clone(agent), mirror::PART, mirror::serve));
+    }
     let patient = Arc::clone(agent);
     parts.spawn(async move {
         tokio::select! {

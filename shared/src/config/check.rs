@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use toml::Spanned;
 
 use super::raw::{Given, Raw, RawBridge, Source};
-use super::{Bridge, Config, Error, Listen, Mode, NAT, Uplink};
+use super::{Bridge, Config, Error, Listen, Mode, NAT, NetworkManager, Uplink};
 use crate::address::overlaps;
 use crate::error::Fault;
 use crate::ledger;
@@ -87,6 +87,14 @@ pub(super) fn config(raw: &Raw, source: Source<'_>, sysfs: &Path) -> Result<Conf
 
     let vlans = value(source, "docker_vlans", &raw.docker_vlans, |text| vlans(text))?;
     set(&mut config.docker_vlans, vlans);
+
+    let manager =
+        value(source, "network_manager", &raw.network_manager, |text| match text.as_str() {
+            "ignore" => Ok(NetworkManager::Ignore),
+            "mirror" => Ok(NetworkManager::Mirror),
+            _ => Err(one_of("network_manager", &["ignore", "mirror"])),
+        })?;
+    set(&mut config.network_manager, manager);
 
     config.metrics = value(source, "metrics_listen", &raw.metrics_listen, |text| listen(text))?;
 

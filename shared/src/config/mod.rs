@@ -65,8 +65,20 @@ pub struct Config {
     pub docker_vlans: (VlanId, VlanId),
     /// Where the agent serves metrics, if anywhere.
     pub metrics: Option<Listen>,
+    /// Whether NetworkManager is shown the ports.
+    pub network_manager: NetworkManager,
     /// The bridges.
     pub bridges: Vec<Bridge>,
+}
+
+/// What NetworkManager is to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetworkManager {
+    /// Nothing: our interfaces are none of its business.
+    #[default]
+    Ignore,
+    /// Each attached port, as a connection in its memory that it never brings up.
+    Mirror,
 }
 
 /// Where something is served on this host alone.
@@ -259,6 +271,7 @@ impl Default for Config {
             state_dir: "/run/ovs-port-agent".into(),
             docker_vlans: (VlanId::known(3000), VlanId::known(3999)),
             metrics: None,
+            network_manager: NetworkManager::default(),
             bridges: vec![
                 bridge(DIRECT, Mode::Direct { uplink: None, addresses: Vec::new(), gateway: None }),
                 bridge(

@@ -28,6 +28,7 @@ pub(super) struct Raw {
     pub(super) state_dir: Given<String>,
     pub(super) docker_vlans: Given<String>,
     pub(super) metrics_listen: Given<String>,
+    pub(super) network_manager: Given<String>,
     pub(super) bridge: Given<Vec<Spanned<RawBridge>>>,
 }
 

@@ -195,6 +195,10 @@ fn a_mistake_is_one_line_with_its_place_and_the_way_out() {
         ),
         ("metrics_listen = \"127.0.0.1\"", "expected unix:/path or a loopback address with a port"),
         ("metrics_listen = \"unix:m.sock\"", "unix:m.sock\": expected an absolute path"),
+        (
+            "network_manager = \"profiles\"",
+            "network_manager = \"profiles\": expected one of \"ignore\", \"mirror\"",
+        ),
         ("docker_vlans = \"40-30\"", "docker_vlans = \"40-30\": expected first-last"),
         ("docker_vlans = \"0-30\"", "docker_vlans = \"0-30\": expected first-last"),
         ("docker_vlans = \"1-4095\"", "docker_vlans = \"1-4095\": expected first-last"),
@@ -487,6 +491,7 @@ proptest! {
         key in proptest::sample::select(vec![
             "bridge_name", "interfaces_path", "managed_block_tag", "naming_template",
             "ledger_sync", "ovsdb_socket", "state_dir", "docker_vlans", "metrics_listen",
+            "network_manager",
             "name", "mode", "uplink", "address",
             "gateway", "datapath_type",
         ]),

@@ -1,7 +1,9 @@
 //! The whole of it on a booted Debian 13 host: systemd, D-Bus, NetworkManager, Docker 26, Podman 5.
 
+mod bus;
 mod install;
 mod machine;
+mod managers;
 mod reboot;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -106,7 +106,7 @@ fn serve_udp(socket: UdpSocket, ended: &Arc<AtomicBool>) -> JoinHandle<()> {
 }
 
 /// Sends `bytes` of noise and checks what the other side echoes, byte by byte.
-pub(crate) fn tcp_exchange(mut stream: TcpStream, bytes: usize) -> io::Result<()> {
+pub fn tcp_exchange(mut stream: TcpStream, bytes: usize) -> io::Result<()> {
     stream.set_read_timeout(Some(SILENCE))?;
     stream.set_write_timeout(Some(SILENCE))?;
     let sent = noise(bytes);
@@ -140,7 +140,8 @@ pub fn udp_exchange(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
     Err(last.unwrap_or_else(|| io::Error::from(ErrorKind::TimedOut)))
 }
 
-pub(crate) fn who_answers(stream: TcpStream) -> io::Result<(String, IpAddr)> {
+/// Reads what a server at [`NAME_PORT`] tells: its name, and from which address it saw the call.
+pub fn who_answers(stream: TcpStream) -> io::Result<(String, IpAddr)> {
     stream.set_read_timeout(Some(SILENCE))?;
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line)?;

@@ -1,10 +1,13 @@
 //! `run`: the daemon of the host. One runtime, and the parts, each started again when it fails.
 
 mod bus;
+mod control;
 mod health;
 mod keeper;
 mod mirror;
+mod publisher;
 mod refusal;
+mod rules;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -21,6 +24,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::Failure;
 use crate::agent::health::Health;
+use crate::agent::publisher::Publisher;
+use crate::agent::rules::Rules;
 
 /// Between two tries to start a part that failed.
 const RETRY: Duration = Duration::from_secs(1);
@@ -49,13 +54,24 @@ pub(crate) struct Agent {
     pub(crate) config: Option<PathBuf>,
     /// Counts the changes of the switch: each one is noticed once its storm is over.
     pub(crate) changes: watch::Sender<u64>,
+    /// Our nftables table.
+    pub(crate) rules: Rules,
+    /// The published ports.
+    pub(crate) publisher: Publisher,
     stop: watch::Sender<bool>,
 }
 
 impl Agent {
-    fn new(engine: Engine, config: Option<PathBuf>) -> Self {
-        let (changes, stop) = (watch::Sender::new(0), watch::Sender::new(false));
-        Self { engine, health: Health::default(), config, changes, stop }
+    fn new(engine: Engine, config: Option<PathBuf>) -> Result<Self, Failure> {
+        Ok(Self {
+            rules: Rules::new(engine.config().protect_rules).map_err(Failure::new)?,
+            engine,
+            health: Health::default(),
+            config,
+            publisher: Publisher::default(),
+            changes: watch::Sender::new(0),
+            stop: watch::Sender::new(false),
+        })
     }
 
     /// Whether the agent has been told to stop.
@@ -78,6 +94,23 @@ impl Agent {
         let called = tokio::task::spawn_blocking(move || call(&agent)).await;
         called.map_err(|broken| Failure::Work(format!("a call of the engine broke off: {broken}")))
     }
+
+    /// [`Agent::work`] for whoever needs the engine's own error. A call that broke off breaks the
+    /// caller off, too.
+    pub(crate) async fn call<T: Send + 'static, E: Send + 'static>(
+        self: &Arc<Self>,
+        call: impl FnOnce(&Self) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let agent = Arc::clone(self);
+        match tokio::task::spawn_blocking(move || call(&agent)).await {
+            Ok(result) => result,
+            Err(broken) => match broken.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is at its end, and so is the caller.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
 }
 
 /// Runs until SIGTERM or SIGINT; everything it keeps is whole at any moment.
@@ -92,7 +125,8 @@ pub(crate) fn run(config: Config, path: Option<PathBuf>) -> Result<ExitCode, Fai
         .thread_keep_alive(IDLE)
         .build()
         .map_err(|error| Failure::Work(format!("cannot start a runtime: {error}")))?;
-    let served = runtime.block_on(serve(&Arc::new(Agent::new(engine, path))));
+    let agent = Arc::new(Agent::new(engine, path)?);
+    let served = runtime.block_on(serve(&agent));
     // Whatever is still at work by now was given its time.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
@@ -103,11 +137,15 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
     let mut terminate = signal(SignalKind::terminate()).map_err(refused)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(refused)?;
     let mut parts = JoinSet::new();
+    // First, so that what the others have to write is written by us.
+    parts.spawn(keep(Arc::clone(agent), "control", control::serve));
     parts.spawn(keep(Arc::clone(agent), keeper::PART, keeper::serve));
     parts.spawn(keep(Arc::clone(agent), bus::PART, bus::serve));
     if agent.engine.config().network_manager == NetworkManager::Mirror {
         parts.spawn(keep(Arc::clone(agent), mirror::PART, mirror::serve));
     }
+    parts.spawn(keep(Arc::clone(agent), "publisher", publisher::serve));
+    parts.spawn(keep(Arc::clone(agent), "rules", rules::serve));
     let patient = Arc::clone(agent);
     parts.spawn(async move {
         tokio::select! {

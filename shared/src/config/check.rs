@@ -87,6 +87,7 @@ pub(super) fn config(raw: &Raw, source: Source<'_>, sysfs: &Path) -> Result<Conf
 
     let vlans = value(source, "docker_vlans", &raw.docker_vlans, |text| vlans(text))?;
     set(&mut config.docker_vlans, vlans);
+    set(&mut config.protect_rules, raw.protect_rules);
 
     let manager =
         value(source, "network_manager", &raw.network_manager, |text| match text.as_str() {

@@ -67,6 +67,8 @@ pub struct Config {
     pub metrics: Option<Listen>,
     /// Whether NetworkManager is shown the ports.
     pub network_manager: NetworkManager,
+    /// Whether the agent keeps its nftables table from others, where the kernel can.
+    pub protect_rules: bool,
     /// The bridges.
     pub bridges: Vec<Bridge>,
 }
@@ -272,6 +274,7 @@ impl Default for Config {
             docker_vlans: (VlanId::known(3000), VlanId::known(3999)),
             metrics: None,
             network_manager: NetworkManager::default(),
+            protect_rules: true,
             bridges: vec![
                 bridge(DIRECT, Mode::Direct { uplink: None, addresses: Vec::new(), gateway: None }),
                 bridge(

@@ -29,6 +29,7 @@ pub(super) struct Raw {
     pub(super) docker_vlans: Given<String>,
     pub(super) metrics_listen: Given<String>,
     pub(super) network_manager: Given<String>,
+    pub(super) protect_rules: Option<bool>,
     pub(super) bridge: Given<Vec<Spanned<RawBridge>>>,
 }
 

@@ -11,7 +11,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::libc;
 
 use super::nft::{
-    Batch, Chain, Comparison, Element, Expression, Family, Field, Map, Meta, Rule, Socket,
+    Batch, Chain, Comparison, Connection, Element, Expression, Family, Field, Map, Meta, Rule,
+    Socket,
 };
 use super::table::{
     GATEWAYS, NAME, NFPROTO_IPV4, NFPROTO_IPV6, UPLINKS_V4, UPLINKS_V6, accept, base, inside, jump,
@@ -139,7 +140,8 @@ impl Elements {
     }
 }
 
-/// Takes the elements of one publication out of the table, where no agent runs that would.
+/// Takes the elements of one publication out of the table and ends what came through them, where no
+/// agent runs that would.
 pub fn remove(publication: &Publication) -> Result<(), Error> {
     let failed = |source| Error::Table { action: "write", source };
     let mut socket = Socket::open().map_err(failed)?;
@@ -150,6 +152,26 @@ pub fn remove(publication: &Publication) -> Result<(), Error> {
         }
     }
     left.sync(&mut socket).map_err(failed)?;
+    cut(publication)
+}
+
+/// Ends what was sent on to a container through these ports: nothing of it reaches whoever gets the
+/// container's address next.
+pub fn cut(publication: &Publication) -> Result<(), Error> {
+    let failed = |source| Error::Table { action: "end the connections through", source };
+    let mut socket = Socket::open().map_err(failed)?;
+    for target in publication.targets.iter().filter(|target| target.routed) {
+        let family = if target.ip.is_ipv4() { Family::Ip } else { Family::Ip6 };
+        let through = |connection: &Connection| {
+            connection.answers.ip() == target.ip
+                && publication.ports.iter().any(|port| {
+                    port.protocol.number() == connection.protocol
+                        && port.host_port == connection.called.port()
+                        && port.container_port == connection.answers.port()
+                })
+        };
+        socket.forget_connections(family, through).map_err(failed)?;
+    }
     Ok(())
 }
 

@@ -15,17 +15,18 @@ use crate::state::State;
 pub struct Writer {
     socket: Socket,
     port: u32,
-    /// Whether the kernel has such tables; true until it says no.
+    /// Whether the table is to be owned; true until the kernel says that it cannot.
     owned: bool,
 }
 
 impl Writer {
-    /// One that has written nothing yet.
-    pub fn open() -> Result<Self, Error> {
+    /// One that has written nothing yet; `protect` keeps others from the table, where the kernel
+    /// can.
+    pub fn open(protect: bool) -> Result<Self, Error> {
         let failed = |source| Error::Table { action: "write", source };
         let socket = Socket::open().map_err(failed)?;
         let port = socket.port().map_err(failed)?;
-        Ok(Self { socket, port, owned: true })
+        Ok(Self { socket, port, owned: protect })
     }
 
     /// Makes the table what the plan says, with all ports on record; false if it was.

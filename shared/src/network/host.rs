@@ -202,22 +202,22 @@ fn without_returned(
     Ok(config)
 }
 
-/// Has `write` put back our nftables table, where the host is up; false if nothing was missing. For
-/// the agent: quicker than [`up`], which looks at everything.
+/// Has `write` put back our nftables table; `None` where the host is not up, false if nothing was
+/// missing. For the agent: quicker than [`up`], which looks at everything.
 pub fn hold(
     config: &Config,
     write: &mut dyn FnMut(&nat::Plan) -> Result<bool, nat::Error>,
-) -> Result<bool, Error> {
+) -> Result<Option<bool>, Error> {
     let state = State::new(config.state_dir.clone());
     state.prepare()?;
     let _lock = state.lock("networks")?;
     if Book::open(&state)?.bridges().next().is_none() {
-        return Ok(false);
+        return Ok(None);
     }
     match nat::plan(&state, &Networks::new(config).segments()?) {
-        Ok(plan) => Ok(write(&plan)?),
+        Ok(plan) => Ok(Some(write(&plan)?)),
         // Not all of it is up (any more).
-        Err(nat::Error::Missing { .. }) => Ok(false),
+        Err(nat::Error::Missing { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

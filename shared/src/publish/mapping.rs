@@ -87,6 +87,16 @@ impl PortMapping {
         Self { host_port, host_port_end: 0, ..self }
     }
 
+    /// Whether `settled` is what became of this.
+    pub fn settles_as(&self, settled: &Self) -> bool {
+        let port = settled.host_port;
+        let fits = match (self.host_port, self.host_port_end) {
+            (0, _) => true,
+            (first, last) => (first..=last.max(first)).contains(&port),
+        };
+        fits && self.at(port) == settled.at(port)
+    }
+
     /// Whether two settled mappings want one port of one address.
     pub fn meets(&self, other: &Self) -> bool {
         let family = |ip: IpAddr| ip.is_ipv4();
@@ -186,6 +196,16 @@ mod tests {
         ] {
             assert_eq!((a.meets(&b), b.meets(&a)), (meet, meet), "{a} {b}");
         }
+    }
+
+    #[test]
+    fn a_settled_mapping_is_known_by_what_it_was_asked_as() {
+        let (any, range, one) = (mapping(None, 0, 0), mapping(None, 80, 90), mapping(None, 85, 0));
+        assert!([any, range, one].iter().all(|asked| asked.settles_as(&one)));
+        assert!(!range.settles_as(&one.at(91)) && !one.settles_as(&one.at(84)));
+        let elsewhere = PortMapping { host_ip: Some([0; 4].into()), ..one };
+        let inside = PortMapping { container_port: 81, ..one };
+        assert!(!any.settles_as(&elsewhere) && !any.settles_as(&inside));
     }
 
     #[test]

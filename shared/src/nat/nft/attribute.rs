@@ -29,6 +29,11 @@ impl Attributes {
         self.bytes(kind, &value.to_be_bytes())
     }
 
+    /// Appends what was written before.
+    pub(super) fn raw_nested(self, kind: u16, inner: &[u8]) -> Self {
+        self.bytes(kind | NESTED, inner)
+    }
+
     /// Appends attributes inside an attribute.
     pub(super) fn nested(self, kind: u16, inner: &Self) -> Self {
         self.bytes(kind | NESTED, &inner.0)

@@ -157,7 +157,7 @@ pub struct Rule {
 /// One message of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Message {
-    /// NFT_MSG_*.
+    /// Subsystem and NFT_MSG_* or another subsystem's number.
     pub(super) kind: i32,
     /// Besides NLM_F_REQUEST.
     pub(super) flags: i32,
@@ -340,6 +340,7 @@ impl Batch {
     }
 
     fn push(&mut self, kind: i32, flags: i32, attributes: Attributes, subject: String) {
+        let kind = libc::NFNL_SUBSYS_NFTABLES << 8 | kind;
         let family = self.family.number();
         let attributes = attributes.into_bytes();
         self.messages.push(Message { kind, flags, family, attributes, subject });

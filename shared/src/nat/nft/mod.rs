@@ -7,10 +7,12 @@
 
 mod attribute;
 mod batch;
+mod conntrack;
 mod expression;
 mod socket;
 
 pub use batch::{Batch, Chain, Element, Family, Field, Hold, Hook, Map, Rule, Set, padded};
+pub use conntrack::Connection;
 pub use expression::{Comparison, Ct, Expression, Meta, Verdict};
 pub use socket::{InstalledRule, InstalledTable, Socket};
 

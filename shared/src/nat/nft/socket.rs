@@ -153,7 +153,7 @@ impl Socket {
         // NFTA_SET_ELEM_LIST_TABLE 1, SET 2, ELEMENTS 3
         let ask = Attributes::default().text(1, table).text(2, map);
         let mut found = Vec::new();
-        for body in self.dump(libc::NFT_MSG_GETSETELEM, family, ask, &action)? {
+        for body in self.dump(nft(libc::NFT_MSG_GETSETELEM), family, ask, &action)? {
             let list = find(&body, 3).unwrap_or_default();
             // NFTA_SET_ELEM_KEY 1, DATA 2; both NFTA_DATA_VALUE 1
             found.extend(all(list, 1).filter_map(|element| {
@@ -178,7 +178,7 @@ impl Socket {
         // NFTA_RULE_TABLE 1: the kernel then dumps this table alone. Older ones do not filter.
         let ask = Attributes::default().text(1, table);
         let mut rules = Vec::new();
-        for rule in self.dump(libc::NFT_MSG_GETRULE, family, ask, &action)? {
+        for rule in self.dump(nft(libc::NFT_MSG_GETRULE), family, ask, &action)? {
             // NFTA_RULE_CHAIN 2, USERDATA 7
             if text(&rule, 1).as_deref() == Some(table) {
                 let chain = text(&rule, 2).unwrap_or_default();
@@ -190,7 +190,7 @@ impl Socket {
 
     /// The attributes of each object of a kind, all of one moment; none where the kernel knows no
     /// such table.
-    fn dump(
+    pub(super) fn dump(
         &mut self,
         kind: i32,
         family: Family,
@@ -250,22 +250,34 @@ impl Socket {
         attributes: Attributes,
         subject: &str,
     ) -> Result<Option<Vec<u8>>, Error> {
-        let action = format!("read {subject}");
+        self.ask(nft(kind), 0, family, attributes, &format!("read {subject}"))
+    }
+
+    /// The answer to one question, empty if it is an acknowledgement; `None` if there is no such
+    /// thing.
+    pub(super) fn ask(
+        &mut self,
+        kind: i32,
+        flags: i32,
+        family: Family,
+        attributes: Attributes,
+        action: &str,
+    ) -> Result<Option<Vec<u8>>, Error> {
         let sequence = self.next();
         let message = Message {
             kind,
-            flags: 0,
+            flags,
             family: family.number(),
             attributes: attributes.into_bytes(),
             subject: String::new(),
         };
         let mut bytes = Vec::new();
         append(&mut bytes, &message, 0, sequence);
-        self.send(&bytes, &action)?;
+        self.send(&bytes, action)?;
         let deadline = Instant::now() + DEADLINE;
         let mut answer = None;
         while answer.is_none() {
-            self.receive(&action, deadline, &mut |incoming| {
+            self.receive(action, deadline, &mut |incoming| {
                 if incoming.sequence == sequence {
                     answer = Some(match verdict(&incoming) {
                         Some(Some(errno)) => Err(errno),
@@ -278,7 +290,7 @@ impl Socket {
         match answer {
             Some(Ok(found)) => Ok(Some(found)),
             Some(Err(Errno::ENOENT)) | None => Ok(None),
-            Some(Err(errno)) => Err(system(&action, errno.into())),
+            Some(Err(errno)) => Err(system(action, errno.into())),
         }
     }
 
@@ -345,6 +357,11 @@ impl Socket {
     }
 }
 
+/// A message of nf_tables.
+fn nft(kind: i32) -> i32 {
+    libc::NFNL_SUBSYS_NFTABLES << 8 | kind
+}
+
 /// An attribute that is a number.
 fn number(bytes: &[u8], kind: u16) -> Option<u32> {
     find(bytes, kind)?.try_into().ok().map(u32::from_be_bytes)
@@ -392,10 +409,9 @@ fn envelope(bytes: &mut Vec<u8>, kind: i32, sequence: u32) {
 }
 
 fn append(bytes: &mut Vec<u8>, message: &Message, flags: i32, sequence: u32) {
-    let kind = libc::NFNL_SUBSYS_NFTABLES << 8 | message.kind;
     let flags = libc::NLM_F_REQUEST | message.flags | flags;
     let length = NETLINK_HEADER + FAMILY_HEADER + message.attributes.len();
-    header(bytes, length, kind, flags, sequence);
+    header(bytes, length, message.kind, flags, sequence);
     bytes.extend([message.family, 0, 0, 0]);
     bytes.extend(&message.attributes);
 }

@@ -1,0 +1,397 @@
+//! The publisher: holds the published ports of the host's containers.
+//!
+//! Each is bound here, which is how a conflict shows at once. What nftables does not send on
+//! (loopback, interfaces without forwarding) arrives at these sockets and is carried to the
+//! container by [`tcp`] or [`udp`].
+
+mod door;
+mod tcp;
+mod udp;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::attachment::{self, Record};
+use shared::error::sentence;
+use shared::key::Key;
+use shared::publish::{Error, PortMapping, Publication, PublishedPort, Request, Target, check};
+use shared::{nat, network, state};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+use self::door::{Door, Restoring};
+use super::Agent;
+use crate::Failure;
+
+/// Between two looks whether what is held is what is on record.
+const PATROL: Duration = Duration::from_secs(5);
+
+/// All that is published.
+#[derive(Debug, Default)]
+pub(crate) struct Publisher {
+    held: Mutex<BTreeMap<Key, Holding>>,
+}
+
+/// What is held for one attachment.
+#[derive(Debug)]
+struct Holding {
+    publication: Publication,
+    /// The name people know the container by.
+    name: String,
+    /// Why a port is not held, port by port.
+    doors: Vec<(PortMapping, Result<Vec<Serving>, String>)>,
+}
+
+impl Holding {
+    /// Gives its ports back: they are free when this returns.
+    async fn close(self) {
+        for serving in self.doors.into_iter().filter_map(|(_, door)| door.ok()).flatten() {
+            serving.close().await;
+        }
+    }
+
+    /// Whether it is what is asked for, and whole.
+    fn serves(&self, wanted: &[PortMapping], targets: &[Target]) -> bool {
+        let ports = &self.publication.ports;
+        ports.len() == wanted.len()
+            && self.publication.targets == targets
+            && self.doors.iter().all(|(_, door)| door.is_ok())
+            && ports.iter().zip(wanted).all(|(settled, asked)| asked.settles_as(settled))
+    }
+}
+
+/// A bound socket and what serves it; dropped, both end soon.
+#[derive(Debug)]
+struct Serving(JoinHandle<()>);
+
+impl Serving {
+    /// Ends both.
+    async fn close(mut self) {
+        self.0.abort();
+        // It ends by being aborted.
+        drop((&mut self.0).await);
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Serves until the agent stops: takes up what is on record, and keeps to the record.
+pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
+    let mut patrol = interval(PATROL);
+    patrol.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = agent.stopped() => return Ok(()),
+            _ = patrol.tick() => {}
+        }
+        agent.publisher.patrol(&agent).await?;
+    }
+}
+
+impl Publisher {
+    /// Publishes, in place of all that was published for the attachment before.
+    pub(crate) async fn publish(
+        &self,
+        agent: &Arc<Agent>,
+        request: Request,
+    ) -> Result<Vec<PortMapping>, attachment::Error> {
+        let mut held = self.held.lock().await;
+        check(&request.ports)?;
+        let key = request.key;
+        let record = agent.engine.record(&key)?.filter(|record| record.complete);
+        let record = record.ok_or_else(|| attachment::Error::Unknown { key: key.clone() })?;
+        let targets = targets(&record)?;
+        // A container is told about its ports once for each of its networks.
+        let elsewhere = |wanted: &PortMapping| {
+            held.values().any(|holding| {
+                let other = &holding.publication;
+                other.key.container == key.container
+                    && other.key != key
+                    && other.ports.iter().any(|port| wanted.settles_as(port))
+            })
+        };
+        let mut wanted = request.ports;
+        wanted.retain(|mapping| !elsewhere(mapping));
+        if let Some(holding) = held.get(&key).filter(|holding| holding.serves(&wanted, &targets)) {
+            return Ok(holding.publication.ports.clone());
+        }
+        // Its own ports are free for it.
+        self.drop_held(agent, &mut held, &key).await?;
+        if wanted.is_empty() {
+            self.forget(agent, &key).await?;
+            return Ok(wanted);
+        }
+        let opened = open(&held, &wanted);
+        let (ports, doors): (Vec<_>, Vec<_>) = match opened {
+            Ok(opened) => opened.into_iter().unzip(),
+            Err(error) => {
+                self.forget(agent, &key).await?;
+                return Err(error.into());
+            }
+        };
+        let publication = Publication { key: key.clone(), ports: ports.clone(), targets };
+        let written = publication.clone();
+        let noted = agent.call(move |agent| {
+            let state = agent.engine.state();
+            state.prepare()?;
+            state::write(&Publication::path(&state, &written.key), &written)?;
+            sync(agent)
+        });
+        if let Err(error) = noted.await {
+            self.forget(agent, &key).await?;
+            return Err(error);
+        }
+        let serve = |(mapping, doors)| {
+            (mapping, serve_all(doors, &publication, mapping).map_err(|error| sentence(&error)))
+        };
+        let doors = ports.iter().copied().zip(doors).map(serve).collect();
+        held.insert(key, Holding { name: record.name().to_owned(), doors, publication });
+        Ok(ports)
+    }
+
+    /// Publishes nothing of an attachment any more.
+    pub(crate) async fn withdraw(
+        &self,
+        agent: &Arc<Agent>,
+        key: Key,
+    ) -> Result<(), attachment::Error> {
+        let mut held = self.held.lock().await;
+        self.drop_held(agent, &mut held, &key).await?;
+        self.forget(agent, &key).await
+    }
+
+    /// Holds nothing of an attachment any more. Its elements in the table stay until the caller
+    /// has them made what is on record.
+    async fn drop_held(
+        &self,
+        agent: &Arc<Agent>,
+        held: &mut BTreeMap<Key, Holding>,
+        key: &Key,
+    ) -> Result<(), attachment::Error> {
+        let Some(holding) = held.remove(key) else { return Ok(()) };
+        let publication = holding.publication.clone();
+        holding.close().await;
+        agent
+            .call(move |agent| {
+                state::remove(&Publication::path(&agent.engine.state(), &publication.key))?;
+                sync(agent)?;
+                Ok(nat::ports::cut(&publication).map_err(network::Error::from)?)
+            })
+            .await
+    }
+
+    /// Everything published, and how it fares.
+    pub(crate) async fn list(&self) -> Vec<PublishedPort> {
+        let held = self.held.lock().await;
+        let of = |holding: &Holding| {
+            let key = holding.publication.key.clone();
+            let each = holding.doors.iter().map(move |(mapping, door)| PublishedPort {
+                key: key.clone(),
+                mapping: *mapping,
+                trouble: door.as_ref().err().cloned(),
+            });
+            each.collect::<Vec<_>>()
+        };
+        held.values().flat_map(of).collect()
+    }
+
+    /// Takes the file and the elements of an attachment away.
+    async fn forget(&self, agent: &Arc<Agent>, key: &Key) -> Result<(), attachment::Error> {
+        let key = key.clone();
+        agent
+            .call(move |agent| {
+                state::remove(&Publication::path(&agent.engine.state(), &key))?;
+                sync(agent)
+            })
+            .await
+    }
+
+    /// Makes what is held what is on record: what nobody told us of, and what another program had.
+    async fn patrol(&self, agent: &Arc<Agent>) -> Result<(), Failure> {
+        let mut held = self.held.lock().await;
+        let found = agent.call(|agent| {
+            let (publications, unreadable) = agent.engine.publications()?;
+            let mut records = BTreeMap::new();
+            for publication in &publications {
+                if let Some(record) = agent.engine.record(&publication.key)? {
+                    records.insert(publication.key.clone(), record);
+                }
+            }
+            Ok::<_, attachment::Error>((publications, records, unreadable))
+        });
+        let (publications, records, unreadable) = found.await.map_err(Failure::new)?;
+        for error in &unreadable {
+            tracing::error!(error = %sentence(error), "published ports are lost");
+        }
+        let mut changed = false;
+        let on_record = |key: &Key| publications.iter().any(|other| other.key == *key);
+        let gone: Vec<_> = held.keys().filter(|key| !on_record(key)).cloned().collect();
+        for key in gone {
+            self.drop_held(agent, &mut held, &key).await.map_err(Failure::new)?;
+        }
+        for publication in publications {
+            let Some(record) = records.get(&publication.key) else {
+                // DEL was here while we were not.
+                self.drop_held(agent, &mut held, &publication.key).await.map_err(Failure::new)?;
+                self.forget(agent, &publication.key).await.map_err(Failure::new)?;
+                continue;
+            };
+            let same = held.get(&publication.key).is_some_and(|h| h.publication == publication);
+            let well = |holding: &Holding| holding.doors.iter().all(|(_, door)| door.is_ok());
+            if !same {
+                if let Some(holding) = held.remove(&publication.key) {
+                    holding.close().await;
+                }
+                let holding = take_up(&held, publication.clone(), record);
+                held.insert(publication.key, holding);
+                changed = true;
+            } else if let Some(holding) = held.remove(&publication.key) {
+                let holding = if well(&holding) { holding } else { retry(&held, holding) };
+                held.insert(publication.key, holding);
+            }
+        }
+        if changed {
+            agent.call(sync).await.map_err(Failure::new)?;
+        }
+        self.report(agent, &held);
+        Ok(())
+    }
+
+    fn report(&self, agent: &Agent, held: &BTreeMap<Key, Holding>) {
+        let troubles: Vec<_> = held
+            .values()
+            .flat_map(|holding| &holding.doors)
+            .filter_map(|(_, door)| door.as_ref().err())
+            .take(3)
+            .map(String::as_str)
+            .collect();
+        if troubles.is_empty() {
+            agent.health.well("publisher");
+        } else {
+            agent.health.trouble("publisher", troubles.join("; "));
+        }
+    }
+}
+
+/// Makes the maps of our table hold what is on record.
+fn sync(agent: &Agent) -> Result<(), attachment::Error> {
+    let done = agent.rules.writer().sync(&agent.engine.state());
+    done.map(drop).map_err(|error| network::Error::from(error).into())
+}
+
+/// Opens every port of a request, or none.
+fn open(
+    held: &BTreeMap<Key, Holding>,
+    wanted: &[PortMapping],
+) -> Result<Vec<(PortMapping, Vec<Door>)>, Error> {
+    let mut opened: Vec<(PortMapping, Vec<Door>)> = Vec::new();
+    for mapping in wanted {
+        let taken = |settled: &PortMapping| {
+            if opened.iter().any(|(other, _)| other.meets(settled)) {
+                return Err(Error::Twice { mapping: *mapping });
+            }
+            refuse_taken(held, settled)
+        };
+        opened.push(door::open(mapping, Restoring::No, taken)?);
+    }
+    Ok(opened)
+}
+
+fn refuse_taken(held: &BTreeMap<Key, Holding>, settled: &PortMapping) -> Result<(), Error> {
+    for holding in held.values() {
+        if let Some(other) = holding.publication.ports.iter().find(|other| other.meets(settled)) {
+            return Err(Error::Taken {
+                mapping: *settled,
+                holder: holding.name.clone(),
+                held: *other,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Opens what another agent had opened before us: as much of it as can be.
+fn take_up(held: &BTreeMap<Key, Holding>, publication: Publication, record: &Record) -> Holding {
+    let name = record.name().to_owned();
+    let ports = publication.ports.clone();
+    let doors = ports.into_iter().map(|mapping| (mapping, Err(String::new()))).collect();
+    retry(held, Holding { publication, name, doors })
+}
+
+/// Opens what could not be opened before.
+fn retry(held: &BTreeMap<Key, Holding>, mut holding: Holding) -> Holding {
+    for (mapping, door) in &mut holding.doors {
+        if door.is_ok() {
+            continue;
+        }
+        let taken = |settled: &PortMapping| refuse_taken(held, settled);
+        *door = door::open(mapping, Restoring::Yes, taken)
+            .and_then(|(_, doors)| serve_all(doors, &holding.publication, *mapping))
+            .map_err(|error| sentence(&error));
+    }
+    holding
+}
+
+fn serve_all(
+    doors: Vec<Door>,
+    publication: &Publication,
+    mapping: PortMapping,
+) -> Result<Vec<Serving>, Error> {
+    let serve = |door: Door| door.serve(publication, mapping.container_port);
+    doors
+        .into_iter()
+        .map(serve)
+        .collect::<Result<_, _>>()
+        .map_err(|source| Error::Socket { mapping, source })
+}
+
+/// Where what arrives in a family is carried to: the container's address of that family, if it has
+/// one.
+fn destination(publication: &Publication, v4: bool, port: u16) -> SocketAddr {
+    let target = publication.target(v4).or_else(|| publication.target(!v4));
+    let any = IpAddr::from([0; 4]);
+    SocketAddr::new(target.map_or(any, |target| target.ip), port)
+}
+
+/// Where the ports of an attachment lead: its first address of each family.
+fn targets(record: &Record) -> Result<Vec<Target>, Error> {
+    let mut targets: Vec<Target> = Vec::new();
+    for address in &record.addresses {
+        let ip = address.address.addr();
+        if targets.iter().any(|target| target.ip.is_ipv4() == ip.is_ipv4()) {
+            continue;
+        }
+        let routed = address.gateway.is_some_and(is_ours);
+        if !routed && !address.address.contains(&towards(ip)) {
+            return Err(Error::Apart { ip });
+        }
+        targets.push(Target { ip, routed });
+    }
+    if targets.is_empty() {
+        return Err(Error::NoAddress { key: record.key.clone() });
+    }
+    Ok(targets)
+}
+
+/// Whether an address is one of this host: only then can it be bound.
+fn is_ours(ip: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+}
+
+/// The address of the host from which `ip` would be talked to; unspecified if from none.
+fn towards(ip: IpAddr) -> IpAddr {
+    let any: IpAddr = if ip.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    // Connecting a UDP socket sends nothing; any port will do (discard, RFC 863).
+    let connected = UdpSocket::bind(SocketAddr::new(any, 0)).and_then(|socket| {
+        socket.connect(SocketAddr::new(ip, 9))?;
+        socket.local_addr()
+    });
+    connected.map_or(any, |address| address.ip())
+}

@@ -1,0 +1,97 @@
+//! Our rules in nftables, held: the agent is their one writer while it runs, hears who touches
+//! them, and puts them back at once.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use shared::error::sentence;
+use shared::nat::{self, Watch, Writer};
+use shared::network::{self, host};
+
+use super::Agent;
+use crate::Failure;
+
+/// Its name in the log and in the service's status.
+const PART: &str = "rules";
+
+/// A firewall that is loaded anew says many things at once.
+const STORM: Duration = Duration::from_millis(30);
+
+/// Longest wait before the agent's end is noticed.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Between two looks when nothing was heard, or when something could not be put back.
+const PATROL: Duration = Duration::from_secs(30);
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The writer of our table.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    writer: Mutex<Writer>,
+}
+
+impl Rules {
+    /// Nothing is written yet.
+    pub(crate) fn new(protect: bool) -> Result<Self, nat::Error> {
+        Ok(Self { writer: Mutex::new(Writer::open(protect)?) })
+    }
+
+    /// The writer, for one act.
+    pub(crate) fn writer(&self) -> MutexGuard<'_, Writer> {
+        // Each act is one transaction: one that broke off has left nothing half done.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves until the agent stops.
+pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
+    agent.work(keep).await?
+}
+
+fn keep(agent: &Agent) -> Result<(), Failure> {
+    let own = agent.rules.writer().port();
+    let mut watch = Watch::open().map_err(Failure::new)?;
+    // Whatever was done while nobody listened.
+    let mut due = Instant::now();
+    let mut tagged = true;
+    while !agent.stopping() {
+        let left = due.saturating_duration_since(Instant::now());
+        let mut heard = watch.wait(left.min(TICK)).map_err(Failure::new)?;
+        if heard.table_by_others(own) || heard.forward {
+            thread::sleep(STORM);
+            heard.forward |= watch.drain().map_err(Failure::new)?.forward;
+        } else if Instant::now() < due {
+            continue;
+        }
+        tagged |= heard.forward;
+        match put_back(agent, tagged) {
+            Ok(changed) => {
+                if changed {
+                    tracing::warn!("rules of ours were taken out of nftables; they are back");
+                }
+                agent.health.well(PART);
+                tagged = false;
+                due = Instant::now() + PATROL;
+            }
+            Err(error) => {
+                agent.health.trouble(PART, sentence(&error));
+                due = Instant::now() + RETRY;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Puts back what our table lacks and, if asked, our one rule elsewhere. A host that is not up has
+/// none: that is the keeper's business.
+fn put_back(agent: &Agent, tagged: bool) -> Result<bool, network::Error> {
+    let state = agent.engine.state();
+    let held =
+        host::hold(agent.engine.config(), &mut |plan| agent.rules.writer().apply(&state, plan))?;
+    let Some(mut changed) = held else { return Ok(false) };
+    if tagged {
+        changed |= nat::tagged::ensure().map_err(nat::Error::from)?;
+    }
+    Ok(changed)
+}

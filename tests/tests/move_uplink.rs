@@ -298,7 +298,8 @@ fn move_under_strace(server: &Server, fault: Option<(&str, usize)>) -> rig::Outp
         ]),
     };
     let program = agent.path().display().to_string();
-    command.args([&*program, "up", "--move-uplink"]).output()
+    // Killed behind its last step, it is taken back at the deadline.
+    command.args([&*program, "up", "--move-uplink", "--confirm-within", "5"]).output()
 }
 
 const STRACE: &str = "/run/rig/move.strace";

@@ -60,6 +60,7 @@ fn came_up(engine: &Engine, mut steps: Vec<Step>) -> Result<Vec<Step>, Failure> 
         let what = "ports of earlier boots".to_owned();
         steps.push(Step { what, acts: vec![format!("{swept} removed")] });
     }
+    steps.extend(replug(engine).map_err(Failure::Work)?);
     record(engine, Action::Up, &steps);
     Ok(steps)
 }
@@ -67,9 +68,29 @@ fn came_up(engine: &Engine, mut steps: Vec<Step>) -> Result<Vec<Step>, Failure> 
 /// What "up" does, for the agent, which goes on after an error: an uplink that was pulled out
 /// comes back. The error is a sentence.
 pub(crate) fn repair(engine: &Engine) -> Result<Vec<Step>, String> {
-    let steps = host::up(engine.config()).map_err(|error| sentence(&error))?;
+    let mut steps = host::up(engine.config()).map_err(|error| sentence(&error))?;
+    let replugged = replug(engine);
+    steps.extend(replugged.iter().flatten().cloned());
+    record(engine, Action::Up, &steps);
+    replugged.map(|_| steps)
+}
+
+/// Ports of containers that the switch has lost, for the agent.
+pub(crate) fn restore(engine: &Engine) -> Result<Vec<Step>, String> {
+    let steps = replug(engine)?;
     record(engine, Action::Up, &steps);
     Ok(steps)
+}
+
+/// Plugs in again what the switch has lost; the error is a sentence.
+fn replug(engine: &Engine) -> Result<Vec<Step>, String> {
+    let restored = engine.restore().map_err(|error| sentence(&error))?;
+    let mut steps = Vec::new();
+    if !restored.plugged.is_empty() {
+        let acts = restored.plugged.iter().map(|key| format!("{key} plugged in again")).collect();
+        steps.push(Step { what: "lost ports".to_owned(), acts });
+    }
+    if restored.failed.is_empty() { Ok(steps) } else { Err(restored.failed.join("; ")) }
 }
 
 pub(crate) fn down(

@@ -114,6 +114,11 @@ impl Container {
         traffic::tcp_exchange(self.connect(address, port)?, bytes)
     }
 
+    /// Opens a conversation with the echo server at `address`, to be gone on with later.
+    pub fn stream(&self, address: IpAddr) -> std::io::Result<traffic::Stream> {
+        traffic::Stream::new(self.connect(address, ECHO_PORT)?)
+    }
+
     /// Sends a datagram to the echo server at `address` and checks what comes back.
     pub fn udp_echo(&self, address: IpAddr) -> std::io::Result<()> {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };

@@ -43,5 +43,7 @@ pub use machine::Machine;
 pub use podman::Podman;
 pub use snapshot::{Snapshot, assert_same};
 pub use switch::Switch;
-pub use traffic::{ECHO_PORT, EchoServer, NAME_PORT, tcp_exchange, udp_exchange, who_answers};
+pub use traffic::{
+    ECHO_PORT, EchoServer, NAME_PORT, Stream, tcp_exchange, udp_exchange, who_answers,
+};
 pub use uplink::{INTERNET, INTERNET6, Uplink};

@@ -142,6 +142,14 @@ impl Switch {
         self.start_ovsdb();
     }
 
+    /// Stops ovsdb-server, erases its database, and starts it on an empty one.
+    pub fn erase_database(&self) {
+        self.stop_ovsdb();
+        std::fs::remove_file(DATABASE).expect("a database");
+        Command::new("ovsdb-tool").args(["create", DATABASE, SCHEMA]).run();
+        self.start_ovsdb();
+    }
+
     /// Waits until ovs-vswitchd has opened the interface: ofport set, and above 0.
     pub fn wait_open(&self, interface: &str) {
         poll(&format!("ovs-vswitchd did not open {interface}"), READY, || {

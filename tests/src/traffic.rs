@@ -124,6 +124,32 @@ pub fn tcp_exchange(mut stream: TcpStream, bytes: usize) -> io::Result<()> {
     same(&sent, &received)
 }
 
+/// A conversation with an echo server that goes on while things happen to the network.
+#[derive(Debug)]
+pub struct Stream {
+    stream: TcpStream,
+}
+
+impl Stream {
+    pub(crate) fn new(stream: TcpStream) -> io::Result<Self> {
+        stream.set_nodelay(true)?;
+        Ok(Self { stream })
+    }
+
+    /// Sends `bytes` of noise and checks what comes back, with `patience` for each part of it.
+    pub fn exchange(&mut self, bytes: usize, patience: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(patience))?;
+        self.stream.set_write_timeout(Some(patience))?;
+        for sent in noise(bytes).chunks(8192) {
+            self.stream.write_all(sent)?;
+            let mut received = vec![0; sent.len()];
+            self.stream.read_exact(&mut received)?;
+            same(sent, &received)?;
+        }
+        Ok(())
+    }
+}
+
 /// Sends a datagram to an echo server and checks what comes back; three tries, a second each.
 pub fn udp_exchange(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;

@@ -68,7 +68,7 @@ fn what_cannot_be_plugged_in_is_refused_and_nothing_is_changed() {
 
     let _wire = host.uplink("enp2s0", 1);
     host.ip("address add 198.18.1.2/24 dev enp2s0");
-    refused(&["carries 198.18.1.2/24", "would cut the host off"]);
+    refused(&["carries 198.18.1.2/24", "up --move-uplink"]);
     host.ip("address del 198.18.1.2/24 dev enp2s0");
 
     host.ip("link add br-lan type bridge");

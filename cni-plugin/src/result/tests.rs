@@ -42,6 +42,7 @@ fn record() -> Record {
         leases: Vec::new(),
         labels: Labels::default(),
         adopted: None,
+        extras: shared::attachment::record::PortExtras::default(),
         front_end: Value::Null,
     }
 }

@@ -51,14 +51,14 @@ fn keep(agent: &Agent) -> Result<(), Failure> {
     let mut trouble = None;
     while !agent.stopping() {
         let fresh = watch.is_none();
-        match follow(engine, &mut watch) {
-            Ok(true) => agent.changes.send_modify(|count| *count += 1),
-            Ok(false) => {}
-            Err(error) => {
-                trouble = Some(format!("Open vSwitch cannot be followed: {}", sentence(&error)));
-                watch = None;
-                thread::sleep(RETRY);
-            }
+        let changed = follow(engine, &mut watch).unwrap_or_else(|error| {
+            trouble = Some(format!("Open vSwitch cannot be followed: {}", sentence(&error)));
+            watch = None;
+            thread::sleep(RETRY);
+            false
+        });
+        if changed {
+            agent.changes.send_modify(|count| *count += 1);
         }
         let heard = news.drain().unwrap_or_else(|error| {
             tracing::warn!(error = %sentence(&error), "the kernel cannot be followed");
@@ -82,6 +82,12 @@ fn keep(agent: &Agent) -> Result<(), Failure> {
                 Err(why) => Some(format!("the host is not as it should be: {why}")),
             };
             looked = Instant::now();
+        } else if watch.is_some() && changed {
+            // Somebody may have removed a port; the kernel would not say.
+            match host::restore(engine) {
+                Ok(steps) => say(&steps),
+                Err(why) => trouble = Some(format!("a port is lost: {why}")),
+            }
         }
         match &trouble {
             Some(why) => agent.health.trouble(PART, why.clone()),

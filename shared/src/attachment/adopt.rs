@@ -1,14 +1,14 @@
 //! Interfaces that somebody else made, plugged in as they are: by hand, over D-Bus, or by the
 //! monitor. What was found is given back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::attach::{NAME_CHOICES, OVSDB_DEADLINE, index, is_plugged, lock_key};
 use super::free::{self, Behind, Elsewhere, Facts, Left, Reason};
 use super::freed::Freed;
-use super::record::{Adopted, Key, Labels, Record, Runtime};
+use super::record::{Adopted, Key, Labels, PortExtras, Record, Runtime};
 use super::{Engine, Error, owner};
 use crate::error::sentence;
 use crate::ledger::Action;
@@ -16,7 +16,7 @@ use crate::link::{self, HOST_END_GROUP, Inside, Link, Netlink};
 use crate::lock::Lock;
 use crate::name::IfName;
 use crate::netns::Netns;
-use crate::ovsdb::{BridgeView, Client, Generation, PortSpec};
+use crate::ovsdb::{BridgeView, Client, Generation};
 use crate::state;
 use crate::vlan::PortVlan;
 
@@ -184,7 +184,7 @@ impl Engine {
         for facts in interfaces {
             begun.push(self.begin(how, facts, &view, &mut ovsdb, &mut netlink));
         }
-        let specs: Vec<_> = begun.iter().flatten().map(|one| spec(&one.record)).collect();
+        let specs: Vec<_> = begun.iter().flatten().map(|one| one.record.port_spec()).collect();
         // All in one; if the switch refuses that, one by one, so that one cannot spoil the rest.
         let together = ovsdb.add_ports(&view.bridge, &specs.iter().collect::<Vec<_>>());
         let until = Instant::now() + how.link_deadline;
@@ -193,7 +193,7 @@ impl Engine {
             results.push(one.and_then(|one| {
                 let added = match &together {
                     Ok(()) => Ok(()),
-                    Err(_) => ovsdb.add_port(&view.bridge, &spec(&one.record)),
+                    Err(_) => ovsdb.add_port(&view.bridge, &one.record.port_spec()),
                 };
                 let left = until.saturating_duration_since(Instant::now());
                 added
@@ -250,6 +250,7 @@ impl Engine {
             routes: Vec::new(),
             leases: Vec::new(),
             labels: Labels::default(),
+            extras: PortExtras::default(),
             adopted: Some(Adopted {
                 name: link.name.clone(),
                 index: link.index,
@@ -481,29 +482,6 @@ fn rename_back(netlink: &mut Netlink, adopted: &Adopted) -> Result<(), Error> {
     match netlink.rename(adopted.index, &adopted.name) {
         Ok(()) | Err(link::Error::Exists { .. } | link::Error::Missing { .. }) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-fn spec(record: &Record) -> PortSpec {
-    let mut external_ids = owner::external_ids(
-        &record.key,
-        record.runtime,
-        &record.caller,
-        &record.boot_id,
-        &record.labels,
-        record.mac,
-    );
-    external_ids.extend(record.adopted.as_ref().map(owner::adopted));
-    PortSpec {
-        name: record.port.clone(),
-        interface_type: String::new(),
-        vlan: record.vlan.clone(),
-        ofport_request: None,
-        mac: None,
-        mtu_request: None,
-        protected: record.isolated,
-        external_ids,
-        interface_external_ids: BTreeMap::new(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::detach::delete_host_end;
 use super::freed::Freed;
-use super::record::{Held, Key, Record};
+use super::record::{Held, Key, PortExtras, Record};
 use super::request::{Address, Addressing, AttachRequest};
 use super::{Engine, Error, owner};
 use crate::config::Mode;
@@ -14,7 +14,7 @@ use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::Netns;
 use crate::network::gateway::Networks;
-use crate::ovsdb::{self, Bridge, BridgeView, Client, PortSpec, Sent};
+use crate::ovsdb::{self, Bridge, BridgeView, Client, Sent};
 use crate::state;
 
 /// Names tried for one port before giving up: each further one is another hash.
@@ -280,6 +280,12 @@ impl Walk<'_> {
             leases: Vec::new(),
             labels: request.labels.clone(),
             adopted: None,
+            extras: PortExtras {
+                interface_type: request.interface_type.clone(),
+                ofport_request: request.ofport_request,
+                external_ids: request.external_ids.clone(),
+                interface_external_ids: request.interface_external_ids.clone(),
+            },
             front_end: request.front_end.clone(),
         })
     }
@@ -363,7 +369,7 @@ impl Walk<'_> {
             }
             let bridge = self.view()?.bridge;
             self.asked = true;
-            let sent = self.ovsdb.send_port(&bridge, &self.port(record))?;
+            let sent = self.ovsdb.send_port(&bridge, &record.port_spec())?;
             netlink.silence(&record.port)?;
             let inside = match self.place {
                 Place::Inside(netns) => self.configure(&bridge, netns, record).map(Some),
@@ -401,30 +407,6 @@ impl Walk<'_> {
         }
         inside.configure(record)?;
         Ok(inside)
-    }
-
-    fn port(&self, record: &Record) -> PortSpec {
-        let request = self.request;
-        let mut external_ids = request.external_ids.clone();
-        external_ids.extend(owner::external_ids(
-            &record.key,
-            record.runtime,
-            &record.caller,
-            &record.boot_id,
-            &record.labels,
-            record.mac,
-        ));
-        PortSpec {
-            name: record.port.clone(),
-            interface_type: request.interface_type.clone(),
-            vlan: record.vlan.clone(),
-            ofport_request: request.ofport_request,
-            mac: None,
-            mtu_request: None,
-            protected: request.isolated,
-            external_ids,
-            interface_external_ids: request.interface_external_ids.clone(),
-        }
     }
 }
 

@@ -14,6 +14,7 @@ mod plug;
 mod ports;
 pub mod record;
 pub mod request;
+mod restore;
 mod show;
 mod sweep;
 
@@ -27,6 +28,7 @@ pub use free::{Behind, Facts, Reason, Verdict, free};
 pub use plug::peer_name;
 pub use record::{Adopted, Key, Record, Runtime};
 pub use request::{Address, Addressing, AttachRequest};
+pub use restore::Restored;
 pub use show::PluggedPort;
 
 use crate::address::{self, Pools, Subnet};

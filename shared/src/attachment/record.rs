@@ -1,18 +1,21 @@
 //! What is kept of an attachment in `/run/ovs-port-agent/attachments`: how DEL, CHECK, GC and
 //! `status` know it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::owner;
 use super::request::Address;
 pub use crate::key::Key;
 use crate::link::Route;
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::NetnsId;
+use crate::ovsdb::PortSpec;
 use crate::vlan::PortVlan;
 
 /// Who asked for an attachment; GC obeys that runtime's list.
@@ -94,6 +97,30 @@ pub struct Adopted {
     pub up: bool,
 }
 
+/// What a request wants of its port beside bridge, VLANs and isolation.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PortExtras {
+    /// `Interface.type`; empty for a veth.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub interface_type: String,
+    /// `ofport_request`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ofport_request: Option<u16>,
+    /// `Port.external_ids` that are not ours.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub external_ids: BTreeMap<String, String>,
+    /// `Interface.external_ids`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub interface_external_ids: BTreeMap<String, String>,
+}
+
+impl PortExtras {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// One attachment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -141,6 +168,9 @@ pub struct Record {
     /// then where the other end was seen, and empty for a tap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<Adopted>,
+    /// What else its row says: with the rest of the record, all that is needed to plug it in again.
+    #[serde(default, skip_serializing_if = "PortExtras::is_empty")]
+    pub extras: PortExtras,
     /// Kept for the front end.
     #[serde(default)]
     pub front_end: serde_json::Value,
@@ -153,6 +183,31 @@ impl Record {
             (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
             (None, Some(name)) => name.clone(),
             _ => self.key.container.clone(),
+        }
+    }
+
+    /// The port as it is to be.
+    pub(super) fn port_spec(&self) -> PortSpec {
+        let mut external_ids = self.extras.external_ids.clone();
+        external_ids.extend(owner::external_ids(
+            &self.key,
+            self.runtime,
+            &self.caller,
+            &self.boot_id,
+            &self.labels,
+            self.mac,
+        ));
+        external_ids.extend(self.adopted.as_ref().map(owner::adopted));
+        PortSpec {
+            name: self.port.clone(),
+            interface_type: self.extras.interface_type.clone(),
+            vlan: self.vlan.clone(),
+            ofport_request: self.extras.ofport_request,
+            mac: None,
+            mtu_request: None,
+            protected: self.isolated,
+            external_ids,
+            interface_external_ids: self.extras.interface_external_ids.clone(),
         }
     }
 }

@@ -177,7 +177,14 @@ fn look(
     netlink: &mut Netlink,
 ) -> Result<Found, Error> {
     let row = row(&bridge.name, ovsdb)?;
+    let uplink = match &bridge.mode {
+        Mode::Direct { uplink: Some(uplink), .. } => {
+            Some(wire(bridge, uplink, moving, ovsdb, netlink)?)
+        }
+        _ => None,
+    };
     if row.is_none() {
+        let mac = mac_of(bridge, uplink.as_ref().map(|wire| &wire.link));
         let taken = |owner| Error::NameTaken { bridge: bridge.name.clone(), owner };
         if let Some(port) = ovsdb.port(&bridge.name)? {
             let other =
@@ -185,6 +192,9 @@ fn look(
             return Err(taken(other));
         }
         match netlink.link(&bridge.name)? {
+            // Left behind by an ovs-vswitchd that was killed: nobody holds it open, and the next
+            // one takes it over with the bridge.
+            Some(link) if is_internal(&link) && !link.running && link.mac == Some(mac) => {}
             // One that ovs-vswitchd is about to remove.
             Some(link) if is_internal(&link) => {
                 wait_until_gone(netlink, &bridge.name)
@@ -194,12 +204,6 @@ fn look(
             None => {}
         }
     }
-    let uplink = match &bridge.mode {
-        Mode::Direct { uplink: Some(uplink), .. } => {
-            Some(wire(bridge, uplink, moving, ovsdb, netlink)?)
-        }
-        _ => None,
-    };
     Ok(Found { row, uplink })
 }
 
@@ -226,13 +230,16 @@ fn make(
         Some(datapath) => datapath,
         None => datapath::choose()?,
     };
-    // Left alone, a bridge takes the lowest MAC among its ports, and changes it as containers
-    // come and go: every neighbour cache would point to a MAC that nobody has.
-    let mac = uplink
-        .and_then(|link| link.mac)
-        .unwrap_or_else(|| Mac::from_hash(format!("bridge {}", bridge.name).as_bytes()));
-    ovsdb.add_bridge(&bridge.name, datapath, Some(mac), &role(ROLE_BRIDGE))?;
+    ovsdb.add_bridge(&bridge.name, datapath, Some(mac_of(bridge, uplink)), &role(ROLE_BRIDGE))?;
     Ok(format!("made ({datapath} datapath)"))
+}
+
+/// The MAC of a bridge of ours. Left alone, it would take the lowest among its ports, and change
+/// it as containers come and go: every neighbour cache would point to a MAC that nobody has.
+fn mac_of(bridge: &config::Bridge, uplink: Option<&Link>) -> Mac {
+    uplink
+        .and_then(|link| link.mac)
+        .unwrap_or_else(|| Mac::from_hash(format!("bridge {}", bridge.name).as_bytes()))
 }
 
 /// For a gateway interface of ours that is still down. Until duplicate address detection has

@@ -116,6 +116,12 @@ Examples:
 Example:
   ovs-port-agent completions bash >/etc/bash_completion.d/ovs-port-agent")]
     Completions(manual::CompletionsArguments),
+    /// Print the policy that lets the agent have its name on the system bus.
+    #[command(after_help = "\"./run install\" puts it where the bus looks.
+
+Example:
+  ovs-port-agent dbus-policy >/etc/dbus-1/system.d/dev.ovs.PortAgent1.conf")]
+    DbusPolicy,
     /// Write the manual pages into a directory.
     #[command(after_help = "\"./run install\" puts them where man looks.
 
@@ -183,6 +189,7 @@ fn run(
         Command::Ledger(arguments) => ledger::run(&loaded?, arguments, out),
         Command::Sync => host::sync(loaded?, out),
         Command::Completions(arguments) => manual::completions(&arguments, out),
+        Command::DbusPolicy => manual::policy(out),
         Command::Man(arguments) => manual::pages(&arguments, out),
     }
 }

@@ -40,6 +40,12 @@ pub(crate) fn completions(
     Ok(ExitCode::SUCCESS)
 }
 
+/// The policy that lets root have our name on the system bus, for a host without `./run install`.
+pub(crate) fn policy(out: &mut impl io::Write) -> Result<ExitCode, Failure> {
+    out.write_all(include_bytes!("../../conf/dev.ovs.PortAgent1.conf"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// One page for the program and one for each command: `ovs-port-agent-ledger-show.8`.
 pub(crate) fn pages(
     arguments: &ManArguments,

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::address::Usage;
 use crate::attachment::{Engine, Record};
@@ -19,6 +19,7 @@ use crate::nat;
 use crate::network::gateway::{Networks, gateway_port};
 use crate::ovsdb::{Client, Port, vswitchd};
 use crate::publish::PublishedPort;
+use crate::state::{self, State};
 
 /// The picture.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -153,6 +154,22 @@ pub struct PortStatus {
     pub state: String,
 }
 
+/// What a running agent says of its parts, in a file of the state directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentReport {
+    /// Its process.
+    pub pid: u32,
+    /// Its parts, each with what is wrong with it.
+    pub parts: BTreeMap<String, Option<String>>,
+}
+
+impl AgentReport {
+    /// Where it is written.
+    pub fn path(state: &State) -> PathBuf {
+        state.dir().join("agent.json")
+    }
+}
+
 /// Looks at everything; changes nothing.
 pub fn look(engine: &Engine) -> Status {
     let mut status = Status::default();
@@ -239,7 +256,14 @@ impl Status {
     /// Without an agent attach and detach work all the same.
     fn agent(&mut self, engine: &Engine) {
         match engine.agent_lives() {
-            Ok(true) => self.say("agent", WORKS, ""),
+            Ok(true) => {
+                self.say("agent", WORKS, "");
+                let report = state::read::<AgentReport>(&AgentReport::path(&engine.state()));
+                for (part, trouble) in report.ok().flatten().map(|r| r.parts).unwrap_or_default() {
+                    let state = if trouble.is_some() { FAILS } else { WORKS };
+                    self.say(&format!("agent: {part}"), state, trouble.unwrap_or_default());
+                }
+            }
             Ok(false) => {
                 let detail = "nothing is repaired, and nothing comes back after a reboot; start it \
                               (systemctl enable --now ovs-port-agent)";

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use rig::bus::SystemBus;
 use rig::{Container, Daemon, Host, INTERNET, Uplink, poll};
 use serde_json::{Value, json};
 
@@ -105,6 +106,9 @@ fn a_sound_host_has_nothing_but_an_agent_to_wish_for() {
              kill ${p#/proc/}; done"
         .replace("$AGENT", &host.port_agent().path().display().to_string())
         .as_str());
+    poll("the agent has ended", SOON, || {
+        host.port_agent().output("status").stdout.contains("\nagent          off").then_some(())
+    });
     rig::assert_same(&before, &host.snapshot());
 }
 
@@ -463,10 +467,19 @@ fn a_driver_that_died_is_no_driver() {
     assert!(["off", "fails"].contains(&state.as_str()), "{state}");
 }
 
-/// The agent of a host, where a test needs one.
-#[expect(dead_code, reason = "kept for the tests of D-Bus")]
-fn agent(host: &Host) -> Daemon {
+#[test]
+fn a_name_that_the_bus_refuses_is_allowed() {
+    let (host, _wire, _web) = up();
+    is_well(&host, "D-Bus");
+    let _bus = SystemBus::with_policy(&host, "");
     let agent = Daemon::start("ovs-port-agent", host.port_agent().command("run"));
-    agent.ready(SOON, || host.port_agent().output("doctor").stdout.contains("agent"));
-    agent
+    agent.ready(SOON, || agent.log().contains("the host is up"));
+    let found = finding(&host, "D-Bus", "problem", "no policy for dev.ovs.PortAgent1");
+    finding(&host, "D-Bus", "problem", "nobody has the name");
+    run(&host, &found.fix.unwrap());
+    poll("the agent has its name", SOON, || {
+        findings(&host, "D-Bus").iter().all(|f| f.verdict == "ok").then_some(())
+    });
+    let all = findings(&host, "D-Bus");
+    assert!(all.iter().any(|f| f.says == "dev.ovs.PortAgent1 is served"), "{all:#?}");
 }

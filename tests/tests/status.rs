@@ -172,6 +172,7 @@ fn every_command_explains_itself_with_an_example() {
         "run",
         "attach",
         "detach",
+        "dbus-policy",
         "monitor",
         "status",
         "topology",

@@ -1,7 +1,8 @@
 //! What is wrong with which part, told to the log, to the service manager and to whoever asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
@@ -10,6 +11,7 @@ use tokio::sync::watch;
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     troubles: watch::Sender<Troubles>,
+    parts: Mutex<BTreeSet<&'static str>>,
     ready: AtomicBool,
 }
 
@@ -17,6 +19,19 @@ pub(crate) struct Health {
 pub(crate) type Troubles = BTreeMap<&'static str, String>;
 
 impl Health {
+    /// Notes that there is such a part.
+    pub(crate) fn starts(&self, part: &'static str) {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).insert(part);
+        self.troubles.send_modify(|_| {});
+    }
+
+    /// Every part, and what is wrong with it.
+    pub(crate) fn parts(&self) -> BTreeMap<String, Option<String>> {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let troubles = self.troubles.borrow();
+        parts.iter().map(|part| ((*part).to_owned(), troubles.get(part).cloned())).collect()
+    }
+
     /// Notes that a part does not work; said once for each reason.
     pub(crate) fn trouble(&self, part: &'static str, why: String) {
         let news = self.troubles.send_if_modified(|troubles| {

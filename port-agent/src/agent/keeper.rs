@@ -2,6 +2,7 @@
 //! and the ledger. Synchronous, on a thread of its own.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,8 @@ fn keep(agent: &Agent) -> Result<(), Failure> {
             trouble = match host::repair(engine) {
                 Ok(steps) => {
                     say(&steps);
+                    let acts: usize = steps.iter().map(|step| step.acts.len()).sum();
+                    agent.repairs.fetch_add(acts as u64, Ordering::Relaxed);
                     None
                 }
                 Err(why) => Some(format!("the host is not as it should be: {why}")),

@@ -4,15 +4,18 @@ mod bus;
 mod control;
 mod health;
 mod keeper;
+mod metrics;
 mod mirror;
 mod publisher;
 mod refusal;
+mod report;
 mod rules;
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use shared::attachment::Engine;
@@ -54,6 +57,8 @@ pub(crate) struct Agent {
     pub(crate) config: Option<PathBuf>,
     /// Counts the changes of the switch: each one is noticed once its storm is over.
     pub(crate) changes: watch::Sender<u64>,
+    /// How many things had to be repaired.
+    pub(crate) repairs: AtomicU64,
     /// Our nftables table.
     pub(crate) rules: Rules,
     /// The published ports.
@@ -70,6 +75,7 @@ impl Agent {
             config,
             publisher: Publisher::default(),
             changes: watch::Sender::new(0),
+            repairs: AtomicU64::new(0),
             stop: watch::Sender::new(false),
         })
     }
@@ -146,6 +152,8 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
     }
     parts.spawn(keep(Arc::clone(agent), "publisher", publisher::serve));
     parts.spawn(keep(Arc::clone(agent), "rules", rules::serve));
+    parts.spawn(keep(Arc::clone(agent), "metrics", metrics::serve));
+    parts.spawn(keep(Arc::clone(agent), "report", report::serve));
     let patient = Arc::clone(agent);
     parts.spawn(async move {
         tokio::select! {
@@ -172,6 +180,7 @@ async fn keep<F>(agent: Arc<Agent>, part: &'static str, serve: impl Fn(Arc<Agent
 where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
+    agent.health.starts(part);
     loop {
         // As a task of its own, so that a panic is an end like any other.
         let end = tokio::spawn(serve(Arc::clone(&agent))).await;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod doctor;
+mod gc;
 mod host;
 mod interface;
 mod ledger;
@@ -104,6 +105,15 @@ Examples:
   ovs-port-agent doctor --quiet        only what is not as it should be
   ovs-port-agent doctor --json | jq -r '.checks[] | select(.fix) | .fix'")]
     Doctor(doctor::DoctorArguments),
+    /// Remove what containers left that ended without a word to us.
+    #[command(
+        after_help = "Only what is provably dead goes: its namespace and its interface both have.
+
+Examples:
+  ovs-port-agent gc --dry-run          what would be removed, and how that is known
+  ovs-port-agent gc"
+    )]
+    Gc(gc::GcArguments),
     /// Show, follow or verify the history of the host.
     Ledger(ledger::LedgerArgs),
     /// Write the managed block of the interfaces file anew from Open vSwitch.
@@ -186,6 +196,7 @@ fn run(
             let path = given.unwrap_or(Path::new(config::DEFAULT_PATH));
             doctor::run(path, loaded, &arguments, out)
         }
+        Command::Gc(arguments) => gc::run(loaded?, &arguments, out),
         Command::Ledger(arguments) => ledger::run(&loaded?, arguments, out),
         Command::Sync => host::sync(loaded?, out),
         Command::Completions(arguments) => manual::completions(&arguments, out),

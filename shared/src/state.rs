@@ -212,9 +212,13 @@ pub fn remove(path: &Path) -> Result<bool, Error> {
     unlink(path)
 }
 
+/// The end of the name of a file that is being written.
+pub(crate) const TEMPORARY: &str = "new";
+
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
-    name.push(".new");
+    name.push(".");
+    name.push(TEMPORARY);
     PathBuf::from(name)
 }
 

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use rig::{Command, Container, Host, INTERNET, Podman, Uplink, assert_same};
+use rig::{Command, Container, Host, INTERNET, Podman, Uplink, assert_same, poll};
 use serde_json::{Value, json};
 
 const NETWORK: &str = "--network ovs-agent";
@@ -240,6 +241,27 @@ fn the_session_of_the_page_works_as_printed() {
     assert_eq!(output.matches(" 0% packet loss").count(), 2, "{output}");
     assert!(output.contains("10.200.0.77"), "{output}");
     assert_same(&before, &scene.host.snapshot());
+}
+
+/// Podman and its monitor die with the container, as in a crash: no DEL will ever come.
+#[test]
+fn what_a_crash_leaves_is_collected() {
+    let Some(scene) = scene() else { return };
+    let Scene { podman, host, .. } = &scene;
+    let _db = podman.start("db", NETWORK);
+    let before = host.snapshot();
+    drop(podman.start("web", NETWORK));
+    let inspect = |what: &str| podman.run(&format!("inspect -f {{{{{what}}}}} web"));
+    let path = inspect(".NetworkSettings.SandboxKey").trim().to_owned();
+    let (monitor, pid) = (inspect(".State.ConmonPid"), inspect(".State.Pid"));
+    host.sh(&format!("kill -9 {} {}; umount -l {path}; rm {path}", monitor.trim(), pid.trim()));
+    poll("the kernel keeps the pair", Duration::from_secs(10), || {
+        host.port_agent().run("gc").contains("(web): removed: ").then_some(())
+    });
+    let left = before.difference(&host.snapshot());
+    // What libcni has written down of it is not ours.
+    assert!(left.lines().all(|line| !line.contains("veth") && !line.contains("leases")), "{left}");
+    assert_eq!(host.vsctl("list-ports ovsbr1").lines().count(), 1);
 }
 
 /// A plain user: one sentence, and nothing more to be undone.

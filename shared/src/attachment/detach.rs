@@ -26,6 +26,11 @@ impl Engine {
         let state = self.state();
         state.prepare()?;
         let _lock = state.lock(&lock_key(key))?;
+        self.detach_locked(key)
+    }
+
+    /// The same; the caller holds the lock.
+    pub(super) fn detach_locked(&self, key: &Key) -> Result<Option<Record>, Error> {
         // A record that says nothing must not keep the container plugged in.
         let record = self.record(key).unwrap_or_default();
         let recorded = self.record_path(key).exists();

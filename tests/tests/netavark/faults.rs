@@ -3,9 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::time::Duration;
 
-use rig::{Command, Lab, Output};
+use rig::{Command, Lab, Output, poll};
 use serde_json::{Value, json};
+
+use super::{Scene, address, scene};
 
 /// The calls that change or reveal something outside the process.
 const CALLS: &str = "openat,write,pwrite64,rename,linkat,unlinkat,unlink,mkdir,mkdirat,fcntl,\
@@ -108,4 +111,101 @@ fn a_setup_that_fails_undoes_itself() {
     lab.host.sh("find /run/ovs-port-agent/ledger.spool -empty -delete || true");
     lab.assert_returned(&before, "after all");
     assert_eq!(lab.engine.ledger().open().unwrap(), []);
+}
+
+/// A killed plugin says nothing, and Podman calls nothing: when the container's namespace has gone
+/// as well, gc finds by the intent what there is.
+#[test]
+fn a_setup_that_is_killed_is_collected() {
+    let (lab, web) = lab();
+    let points: Vec<_> = points(&lab)
+        .into_iter()
+        .filter(|(name, _)| ["sendto", "sendmsg", "linkat", "rename"].contains(&name.as_str()))
+        .collect();
+    drop(web);
+    let before = lab.snapshot();
+    let agent = lab.host.port_agent();
+    let mut left = 0;
+    for (name, number) in &points {
+        let at = format!("killed before {name} number {number}");
+        let web = lab.host.container("web");
+        let done = call(&lab, "setup", Some((name, *number, "signal=KILL")));
+        if done.ok() {
+            // Waiting takes more or fewer calls each time.
+            call(&lab, "teardown", None).success();
+            continue;
+        }
+        // Its namespace lives, so that nothing is proved yet.
+        let traces = lab.traces();
+        let said = agent.run("gc");
+        assert_eq!(lab.traces(), traces, "{at}: {said}");
+        web.remove();
+        left += usize::from(!traces.is_empty());
+        // The kernel takes a namespace apart behind our backs.
+        poll(&at, Duration::from_secs(10), || {
+            // What was not even written to its end is dead after a minute.
+            lab.host
+                .sh("find /run/ovs-port-agent/attachments -name '*.new' -exec touch -d -5min {} +");
+            agent.run("gc");
+            lab.traces().is_empty().then_some(())
+        });
+    }
+    assert!(left * 2 > points.len(), "{left} of {} left something", points.len());
+    lab.host.sh("find /run/ovs-port-agent/ledger.spool -empty -delete || true");
+    lab.assert_returned(&before, "after all");
+    assert_eq!(lab.engine.ledger().open().unwrap(), []);
+}
+
+/// Nobody can read the answer: then nothing is plugged in.
+#[test]
+fn an_answer_that_nobody_reads_undoes_the_setup() {
+    let (lab, web) = lab();
+    call(&lab, "setup", None).success();
+    call(&lab, "teardown", None).success();
+    let before = lab.snapshot();
+    let plugin = lab.host.plugin().path().display().to_string();
+    let script = format!("{plugin} setup /run/netns/web >/dev/full");
+    let done = Command::new("sh").args(["-c", &script]).stdin(input("web").to_string()).output();
+    assert!(!done.ok() && done.stderr.contains("cannot write the answer"), "{done}");
+    assert_eq!(lab.traces(), [""; 0]);
+    assert!(!web.ip("-o link").contains("eth0"));
+    lab.assert_returned(&before, "after the answer was lost");
+}
+
+/// Podman and its monitor die with the container, as in a crash: no teardown will ever be called.
+#[test]
+fn what_a_crash_leaves_is_collected() {
+    let scene = scene();
+    let Scene { podman, host, .. } = &scene;
+    scene.create("pool");
+    let agent = host.port_agent();
+    let db = podman.start("db", "--network pool");
+    let before = host.snapshot();
+    let said = |args: &str| agent.run(args);
+    let web = podman.start("web", "--network pool:ip=10.200.0.50");
+    let inspect = |what: &str| podman.run(&format!("inspect -f {{{{{what}}}}} web"));
+    let path = inspect(".NetworkSettings.SandboxKey").trim().to_owned();
+    let (monitor, pid) = (inspect(".State.ConmonPid"), inspect(".State.Pid"));
+    // What is not seen is not dead: the path is gone, the namespace lives.
+    let hidden = format!("umount -l {path}; mv {path} {path}.hidden");
+    host.sh(&hidden);
+    assert_eq!(said("gc").trim(), "Nothing was left behind.");
+    let server = db.echo_server();
+    web.tcp_echo(address(&db, "eth0", 4), 100_000).unwrap();
+    drop(web);
+    host.sh(&format!("kill -9 {} {}", monitor.trim(), pid.trim()));
+    let line = poll("the kernel keeps the pair", Duration::from_secs(10), || {
+        let said = said("gc --dry-run");
+        said.contains("would be removed").then_some(said)
+    });
+    assert!(line.contains("(web)") && line.contains(&format!("{path} has gone")), "{line}");
+    assert_eq!(host.vsctl("list-ports ovsbr1").lines().count(), 2, "a rehearsal changed something");
+    assert!(said("gc").contains("(web): removed: "));
+    assert_eq!(said("gc").trim(), "Nothing was left behind.");
+    host.sh(&format!("rm -f {path}.hidden"));
+    scene.returned(&before);
+    // Its address is free again, and who lives was left alone.
+    let other = podman.start("other", "--network pool:ip=10.200.0.50");
+    other.tcp_echo(address(&db, "eth0", 4), 100_000).unwrap();
+    drop(server);
 }

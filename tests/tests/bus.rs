@@ -69,9 +69,9 @@ fn root_may_do_everything() {
     assert_eq!(property("Health"), "a{ss} 0");
     assert_eq!(call("ListPorts"), "a(sss) 0\n");
     // A veth, by busctl.
-    let web = veth(&host, "veth1", "web");
+    let web = veth(&host, "hand1", "web");
     let before = host.snapshot();
-    assert_eq!(call("AddPort 'sa{sv}' veth1 0"), "s \"veth-web-eth0\"\n");
+    assert_eq!(call("AddPort 'sa{sv}' hand1 0"), "s \"veth-web-eth0\"\n");
     assert_eq!(call("AddPort 'sa{sv}' veth-web-eth0 0"), "s \"veth-web-eth0\"\n", "again");
     assert_eq!(call("ListPorts"), "a(sss) 1 \"veth-web-eth0\" \"ovsbr1\" \"untagged\"\n");
     let shown = call("Attachments");
@@ -84,16 +84,16 @@ fn root_may_do_everything() {
     web.tcp_echo(gateway, 300_000).unwrap();
     drop(echo);
     web.ip("address flush dev eth0");
-    call("DelPort s veth1");
+    call("DelPort s hand1");
     assert_eq!(call("ListPorts"), "a(sss) 0\n");
     // The other end computes its checksums from now on; all the rest is as it was.
     poll(&format!("it is as it was: {}", before.difference(&host.snapshot())), SOON, || {
         before.difference(&host.snapshot()).is_empty().then_some(())
     });
     // Another, by gdbus, with options.
-    let db = veth(&host, "veth2", "db");
+    let db = veth(&host, "hand2", "db");
     let added = Command::new("sh")
-        .args(["-ec", &format!("{GDBUS}.AddPort veth2 \"{{'vlan': <uint16 20>, 'bridge': <'ovsbr1'>, 'netns': <'db'>}}\"")])
+        .args(["-ec", &format!("{GDBUS}.AddPort hand2 \"{{'vlan': <uint16 20>, 'bridge': <'ovsbr1'>, 'netns': <'db'>}}\"")])
         .run();
     assert_eq!(added, "('veth-db-eth0',)\n");
     assert_eq!(host.vsctl("get Port veth-db-eth0 tag vlan_mode"), "20\naccess\n");
@@ -115,7 +115,7 @@ fn a_refused_call_says_why_and_changes_nothing() {
     served(&agent);
     let web = host.container("web");
     host.plugin().add(&web, &lab()).success();
-    let _db = veth(&host, "veth1", "db");
+    let _db = veth(&host, "hand1", "db");
     host.ip("link add used0 type veth peer name used1");
     host.ip("address add 192.0.2.1/24 dev used0");
     let before = host.snapshot();
@@ -131,23 +131,23 @@ fn a_refused_call_says_why_and_changes_nothing() {
             "a name/too long",
         ),
         (
-            "AddPort veth1 \"{'vlan': <uint16 5000>}\"",
+            "AddPort hand1 \"{'vlan': <uint16 5000>}\"",
             "org.freedesktop.DBus.Error.InvalidArgs",
             "from 1 to 4094",
         ),
         (
-            "AddPort veth1 \"{'tag': <uint16 5>}\"",
+            "AddPort hand1 \"{'tag': <uint16 5>}\"",
             "org.freedesktop.DBus.Error.InvalidArgs",
             "option \"tag\" is not known",
         ),
-        ("AddPort veth1 \"{'bridge': <'br9'>}\"", "dev.ovs.PortAgent1.Error.NotFound", "br9"),
+        ("AddPort hand1 \"{'bridge': <'br9'>}\"", "dev.ovs.PortAgent1.Error.NotFound", "br9"),
         (
-            "AddPort veth1 \"{'netns': <'web'>}\"",
+            "AddPort hand1 \"{'netns': <'web'>}\"",
             "dev.ovs.PortAgent1.Error.NotFound",
-            "the other end of veth1 is not in /run/netns/web",
+            "the other end of hand1 is not in /run/netns/web",
         ),
         (
-            "AddPort veth1 \"{'netns': <'nowhere'>}\"",
+            "AddPort hand1 \"{'netns': <'nowhere'>}\"",
             "dev.ovs.PortAgent1.Error.NotFound",
             "/run/netns/nowhere",
         ),
@@ -157,7 +157,7 @@ fn a_refused_call_says_why_and_changes_nothing() {
             "it has an address; remove its addresses: ip address flush dev used0",
         ),
         ("AddPort ovsbr1 '{}'", "dev.ovs.PortAgent1.Error.Conflict", "ovsbr1"),
-        ("DelPort veth1", "dev.ovs.PortAgent1.Error.NotFound", "interface veth1 is not plugged in"),
+        ("DelPort hand1", "dev.ovs.PortAgent1.Error.NotFound", "interface hand1 is not plugged in"),
         (
             "DelPort veth-web-eth0",
             "dev.ovs.PortAgent1.Error.Conflict",
@@ -189,7 +189,7 @@ fn a_plain_user_may_look_and_change_nothing() {
     let bus = SystemBus::start(&host);
     let agent = start(&host);
     served(&agent);
-    let _web = veth(&host, "veth1", "web");
+    let _web = veth(&host, "hand1", "web");
     let ping = as_nobody(&format!("busctl --system call {AGENT} Ping"));
     assert_eq!(ping.success().stdout, "s \"pong\"\n");
     for look in ["ListPorts", "Attachments", "Status"] {
@@ -198,7 +198,7 @@ fn a_plain_user_may_look_and_change_nothing() {
     }
     as_nobody(&format!("busctl --system get-property {AGENT} Health")).success();
     let refused = |why: &str| {
-        for change in ["AddPort veth1 '{}'", "DelPort veth1"] {
+        for change in ["AddPort hand1 '{}'", "DelPort hand1"] {
             let output = as_nobody(&format!("{GDBUS}.{change}"));
             assert!(!output.ok(), "{change}: {output}");
             assert!(
@@ -207,7 +207,7 @@ fn a_plain_user_may_look_and_change_nothing() {
             );
             assert!(output.stderr.contains(why), "{output}");
         }
-        let output = as_nobody(&format!("busctl --system call {AGENT} AddPort 'sa{{sv}}' veth1 0"));
+        let output = as_nobody(&format!("busctl --system call {AGENT} AddPort 'sa{{sv}}' hand1 0"));
         assert!(!output.ok(), "{output}");
     };
     // By the policy of the bus.
@@ -285,11 +285,10 @@ fn signals_tell_what_came_and_went_whoever_made_it() {
     host.plugin().del(&web, &lab()).success();
     heard("PortRemoved ('veth-web-eth0', 'ovsbr1', 'web')");
     // By hand.
-    let _db = veth(&host, "veth1", "db");
-    host.port_agent().run("attach veth1");
+    let _db = veth(&host, "hand1", "db");
+    host.port_agent().run("attach hand1");
     heard("PortAdded ('veth-db-eth0', 'ovsbr0', 'db')");
-    // Behind our back.
-    host.vsctl("del-port veth-db-eth0");
+    host.port_agent().run("detach hand1");
     heard("PortRemoved ('veth-db-eth0', 'ovsbr0', 'db')");
     // What is wrong, as a property.
     host.switch().stop_ovsdb();

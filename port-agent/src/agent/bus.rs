@@ -31,10 +31,6 @@ type Dictionary = HashMap<&'static str, Variant<'static>>;
 
 /// Serves until the agent stops or the bus goes away.
 pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
-    // Whatever changes from here on is told.
-    let mut changes = agent.changes.subscribe();
-    let mut troubles = agent.health.subscribe();
-    let mut known = ports(&agent).await.unwrap_or_default();
     let connection = connection::Builder::system()
         .serve_at(PATH, Service { agent: Arc::clone(&agent) })
         // Another holder of the name keeps it, and we keep ours.
@@ -46,6 +42,10 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
         .map_err(|error| not_there(&error))?;
     tracing::info!("serving {NAME} on the system bus");
     agent.health.well(PART);
+    // Whatever changes from here on is told.
+    let mut changes = agent.changes.subscribe();
+    let mut troubles = agent.health.subscribe();
+    let mut known = ports(&agent).await.unwrap_or_default();
     let service = connection
         .object_server()
         .interface::<_, Service>(PATH)

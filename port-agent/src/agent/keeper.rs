@@ -12,7 +12,7 @@ use shared::link::Watch;
 use shared::network::host::Step;
 use shared::ovsdb::{self, Client};
 
-use super::Agent;
+use super::{Agent, memory};
 use crate::{Failure, host, uplink};
 
 /// Its name in the log and in the service's status.
@@ -60,6 +60,7 @@ fn keep(agent: &Agent) -> Result<(), Failure> {
         });
         if changed {
             agent.changes.send_modify(|count| *count += 1);
+            memory::give_back();
         }
         let heard = news.drain().unwrap_or_else(|error| {
             tracing::warn!(error = %sentence(&error), "the kernel cannot be followed");

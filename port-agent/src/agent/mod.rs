@@ -4,8 +4,10 @@ mod bus;
 mod control;
 mod health;
 mod keeper;
+mod memory;
 mod metrics;
 mod mirror;
+mod monitor;
 mod publisher;
 mod refusal;
 mod report;
@@ -97,7 +99,12 @@ impl Agent {
         call: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> Result<T, Failure> {
         let agent = Arc::clone(self);
-        let called = tokio::task::spawn_blocking(move || call(&agent)).await;
+        let called = tokio::task::spawn_blocking(move || {
+            let result = call(&agent);
+            memory::give_back();
+            result
+        })
+        .await;
         called.map_err(|broken| Failure::Work(format!("a call of the engine broke off: {broken}")))
     }
 
@@ -154,6 +161,7 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
     parts.spawn(keep(Arc::clone(agent), "rules", rules::serve));
     parts.spawn(keep(Arc::clone(agent), "metrics", metrics::serve));
     parts.spawn(keep(Arc::clone(agent), "report", report::serve));
+    parts.spawn(keep(Arc::clone(agent), monitor::PART, monitor::serve));
     let patient = Arc::clone(agent);
     parts.spawn(async move {
         tokio::select! {

@@ -92,7 +92,17 @@ impl Engine {
     /// Plugs one interface in by name. Asked again it returns the same record.
     pub fn attach_interface(&self, request: &HandRequest) -> Result<Record, Error> {
         let mut netlink = Netlink::open()?;
-        let link = host_end(request, &mut netlink)?;
+        let link = match self.adopted(&request.interface)? {
+            // By the name it had.
+            Some(found) if netlink.link(&request.interface)?.is_none() => {
+                netlink.link(&found.port)?
+            }
+            _ => None,
+        };
+        let link = match link {
+            Some(link) => link,
+            None => host_end(request, &mut netlink)?,
+        };
         if let Some(found) = self.adopted(&link.name)? {
             let same = found.bridge == request.how.bridge && found.vlan == request.how.vlan;
             let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
@@ -133,7 +143,7 @@ impl Engine {
                 None => Error::NotPlugged { interface: interface.clone() },
             });
         };
-        if let Some(adopted) = &record.adopted {
+        if let Some(adopted) = record.adopted.as_ref().filter(|a| self.includes(&a.name)) {
             // First, or the monitor is quicker.
             self.mark(adopted.index, Some(Left::Detached))?;
         }

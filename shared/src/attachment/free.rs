@@ -91,7 +91,7 @@ pub enum Whose {
 }
 
 impl Holder {
-    /// Somebody who was not looked up yet.
+    /// Somebody who is not known.
     pub(super) fn unknown() -> Self {
         Self { program: String::new(), whose: None }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -19,8 +20,8 @@ use crate::state;
 /// Where ip-netns(8) and the runtimes keep their namespaces.
 const NETNS_DIRS: [&str; 2] = ["/run/netns", "/run/docker/netns"];
 
-/// What a tap is opened through.
-const TUN_DEVICE: &str = "/dev/net/tun";
+/// What a tap is opened through, below a `/dev` that may be another mount namespace's.
+const TUN_DEVICE: &str = "net/tun";
 
 /// linux/if_arp.h by way of the kernel's name: what a veth and a tun call themselves.
 const VETH: &str = "veth";
@@ -32,7 +33,9 @@ impl Engine {
     pub fn look(&self, adopt: bool) -> Result<Vec<(Facts, Verdict)>, Error> {
         let mut netlink = Netlink::open()?;
         let links = netlink.links()?;
-        let mut looks = self.glance(&links, adopt)?;
+        let of_interest =
+            |link: &Link| [VETH, TUN].contains(&link.kind.as_str()) || self.includes(&link.name);
+        let mut looks = self.glance(&links, of_interest, adopt)?;
         if looks.iter().all(|facts| free::free(facts) != Verdict::Free) {
             return Ok(looks.into_iter().map(judged).collect());
         }
@@ -53,9 +56,10 @@ impl Engine {
 
     /// Everything known of one interface of this host, whatever its name; `None` without it.
     pub(super) fn look_at(&self, link: &Link, netlink: &mut Netlink) -> Result<Facts, Error> {
-        let mut facts = self.glance(std::slice::from_ref(link), true)?.pop().ok_or_else(|| {
-            crate::link::Error::Missing { what: format!("interface {}", link.name) }
-        })?;
+        let mut facts =
+            self.glance(std::slice::from_ref(link), |_| true, true)?.pop().ok_or_else(|| {
+                crate::link::Error::Missing { what: format!("interface {}", link.name) }
+            })?;
         facts.addressed = netlink.addressed()?.contains(&link.index);
         facts.routed = routed(&netlink.routes(None)?).contains(&link.index);
         facts.behind = BehindAll::default().find(netlink, link)?;
@@ -68,8 +72,18 @@ impl Engine {
         Ok(facts)
     }
 
+    /// Whether `include_prefixes` names it.
+    pub(super) fn includes(&self, name: &IfName) -> bool {
+        self.config().include_prefixes.iter().any(|prefix| name.as_str().starts_with(prefix))
+    }
+
     /// What the links themselves, the switch and our own records say.
-    fn glance(&self, links: &[Link], adopt: bool) -> Result<Vec<Facts>, Error> {
+    fn glance(
+        &self,
+        links: &[Link],
+        of_interest: impl Fn(&Link) -> bool,
+        adopt: bool,
+    ) -> Result<Vec<Facts>, Error> {
         let boot = state::boot_id()?;
         let mut ports = BTreeMap::new();
         for port in Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?.ports()? {
@@ -87,19 +101,14 @@ impl Engine {
         let marks = if adopt { Marks::default() } else { self.marks()? };
         let names: HashMap<u32, &IfName> =
             links.iter().map(|link| (link.index, &link.name)).collect();
-        let config = self.config();
-        let included =
-            |name: &IfName| config.include_prefixes.iter().any(|p| name.as_str().starts_with(p));
-        let of_interest =
-            |link: &&Link| [VETH, TUN].contains(&link.kind.as_str()) || included(&link.name);
         Ok(links
             .iter()
-            .filter(of_interest)
+            .filter(|link| of_interest(link))
             .map(|link| Facts {
                 index: link.index,
                 name: link.name.clone(),
                 mac: link.mac,
-                included: included(&link.name),
+                included: self.includes(&link.name),
                 behind: match link.kind.as_str() {
                     VETH if link.peer_netns.is_none() => Behind::Here,
                     VETH => Behind::Elsewhere(Elsewhere::default()),
@@ -140,7 +149,7 @@ fn routed(routes: &[InstalledRoute]) -> BTreeSet<u32> {
 #[derive(Default)]
 struct BehindAll {
     namespaces: Option<HashMap<i32, Namespace>>,
-    holders: Option<BTreeMap<String, BTreeSet<Holder>>>,
+    holders: Option<Holders>,
 }
 
 /// One namespace beside ours.
@@ -166,10 +175,7 @@ impl BehindAll {
                 )
             }
             (TUN, _) if link.tap && link.carrier => {
-                let holders = self.holders.get_or_insert_with(holders);
-                Behind::Tap(
-                    holders.get(link.name.as_str()).into_iter().flatten().cloned().collect(),
-                )
+                Behind::Tap(self.holders.get_or_insert_with(Holders::look).of(&link.name))
             }
             (TUN, _) => Behind::Tap(Vec::new()),
             _ => Behind::Other,
@@ -234,22 +240,58 @@ fn namespaces(netlink: &mut Netlink) -> Result<HashMap<i32, Namespace>, Error> {
     Ok(found)
 }
 
-/// Who holds which tap open: `iff:` in the fdinfo of an open `/dev/net/tun` (proc_pid_fdinfo(5)).
-fn holders() -> BTreeMap<String, BTreeSet<Holder>> {
-    let mut found: BTreeMap<String, BTreeSet<Holder>> = BTreeMap::new();
-    for process in processes() {
-        for fd in fs::read_dir(process.join("fd")).into_iter().flatten().flatten() {
-            if fs::read_link(fd.path()).is_ok_and(|target| target == Path::new(TUN_DEVICE))
-                && let Ok(info) = fs::read_to_string(process.join("fdinfo").join(fd.file_name()))
-                && let Some(name) = info.lines().find_map(|line| line.strip_prefix("iff:\t"))
-            {
-                let (program, cgroup) = identity(&process);
-                let whose = free::whose(&program, &cgroup);
-                found.entry(name.trim().to_owned()).or_default().insert(Holder { program, whose });
+/// Who holds which tap open.
+#[derive(Default)]
+struct Holders {
+    seen: BTreeMap<String, BTreeSet<Holder>>,
+    /// Whether some process does not show what it holds: one of another user, to an agent without
+    /// CAP_DAC_READ_SEARCH.
+    hidden: bool,
+    /// Whether one of those is somebody's who plugs in his taps himself.
+    stranger: bool,
+}
+
+impl Holders {
+    /// `iff:` in the fdinfo of each open `/dev/net/tun` (proc_pid_fdinfo(5)).
+    fn look() -> Self {
+        let mut this = Self::default();
+        for process in processes() {
+            let fds = match fs::read_dir(process.join("fd")) {
+                Ok(fds) => fds,
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::PermissionDenied {
+                        let (program, cgroup) = identity(&process);
+                        this.hidden = true;
+                        this.stranger |= free::whose(&program, &cgroup).is_some();
+                    }
+                    continue;
+                }
+            };
+            for fd in fds.flatten() {
+                if fs::read_link(fd.path()).is_ok_and(|target| target.ends_with(TUN_DEVICE))
+                    && let Ok(info) =
+                        fs::read_to_string(process.join("fdinfo").join(fd.file_name()))
+                    && let Some(name) = info.lines().find_map(|line| line.strip_prefix("iff:\t"))
+                {
+                    let (program, cgroup) = identity(&process);
+                    let whose = free::whose(&program, &cgroup);
+                    let holders = this.seen.entry(name.trim().to_owned()).or_default();
+                    holders.insert(Holder { program, whose });
+                }
             }
         }
+        this
     }
-    found
+
+    /// Who holds a tap of which the kernel says that it is held. If none is seen, it is one of those
+    /// that hide it; as long as none of them is a stranger, it does not matter which.
+    fn of(&self, name: &IfName) -> Vec<Holder> {
+        match self.seen.get(name.as_str()) {
+            Some(seen) => seen.iter().cloned().collect(),
+            None if self.hidden && !self.stranger => vec![Holder::unknown()],
+            None => Vec::new(),
+        }
+    }
 }
 
 /// `/proc/PID` of every process.
@@ -287,5 +329,20 @@ mod tests {
             route("10.9.0.0/16", None),
         ];
         assert_eq!(routed(&routes), BTreeSet::from([3, 4]));
+    }
+
+    #[test]
+    fn a_hidden_holder_is_nobody_unless_a_stranger_hides() {
+        let (seen, unseen): (IfName, IfName) = ("tap1".parse().unwrap(), "tap2".parse().unwrap());
+        let vm = Holder { program: "qemu".to_owned(), whose: None };
+        let mut holders = Holders::default();
+        holders.seen.insert("tap1".to_owned(), BTreeSet::from([vm.clone()]));
+        assert_eq!(holders.of(&unseen), []);
+        holders.hidden = true;
+        assert_eq!(holders.of(&seen), vec![vm.clone()]);
+        assert_eq!(holders.of(&unseen), [Holder::unknown()]);
+        holders.stranger = true;
+        assert_eq!(holders.of(&seen), [vm]);
+        assert_eq!(holders.of(&unseen), []);
     }
 }

@@ -94,6 +94,8 @@ fn the_handshake_is_what_dockerd_expects() {
     let answer = driver.ok("IpamDriver.GetDefaultAddressSpaces", &Value::Null);
     assert_ne!(answer["LocalDefaultAddressSpace"], answer["GlobalDefaultAddressSpace"]);
     assert_eq!(driver.post("NetworkDriver.AllocateNetwork", "{}").0, 404);
+    // Of swarm.
+    driver.ok("NetworkDriver.DiscoverNew", &json!({"DiscoveryType": 1, "DiscoveryData": {}}));
 }
 
 #[test]
@@ -431,6 +433,53 @@ fn the_driver_may_be_killed_within_any_call() {
             assert_eq!(left(), "", "{context}");
         }
     }
+}
+
+#[test]
+fn thirty_networks_at_once_get_a_vlan_each() {
+    let (host, driver) = host();
+    let before = host.snapshot();
+    let id = |n: usize| format!("{n:02}").repeat(32);
+    let all = |method: &str, body: &(dyn Fn(usize) -> Value + Sync)| {
+        std::thread::scope(|scope| {
+            for n in 0..30 {
+                let driver = &driver;
+                scope.spawn(move || driver.ok(method, &body(n)));
+            }
+        });
+    };
+    all("NetworkDriver.CreateNetwork", &|n| {
+        network(&id(n), &format!("10.{}.0.0/24", 30 + n), json!({}))
+    });
+    let links = host.ip("-o link");
+    for vlan in 3000..3030 {
+        assert!(links.contains(&format!(": ovsbr1.{vlan}:")), "no gateway in VLAN {vlan}: {links}");
+    }
+    all("NetworkDriver.DeleteNetwork", &|n| json!({"NetworkID": id(n)}));
+    assert_eq!(kept(), 0);
+    assert_same(&before, &host.snapshot());
+}
+
+#[test]
+fn a_network_of_ipv6_alone_has_a_way_out() {
+    let (_host, driver) = host();
+    // As Docker 28 sends "--ipv4=false --ipv6".
+    let mut create = network(NETWORK, "10.30.0.0/24", json!({}));
+    create["Options"]["com.docker.network.enable_ipv4"] = json!(false);
+    create["IPv4Data"] = json!([]);
+    create["IPv6Data"] = json!([{"AddressSpace": "LocalDefault", "Pool": "fd00:30::/64",
+                                 "Gateway": "fd00:30::1/64"}]);
+    driver.ok("NetworkDriver.CreateNetwork", &create);
+    let mut create = endpoint("");
+    create["Interface"]["AddressIPv6"] = json!("fd00:30::2/64");
+    driver.ok("NetworkDriver.CreateEndpoint", &create);
+    let joined = driver.ok("NetworkDriver.Join", &join());
+    assert_eq!(joined["GatewayIPv6"], "fd00:30::1");
+    // A Docker as old as 20.10 looks at the gateway of IPv4 alone before it adds one of its own.
+    assert_eq!((joined.get("Gateway"), &joined["DisableGatewayService"]), (None, &json!(true)));
+    driver.ok("NetworkDriver.Leave", &ids());
+    driver.ok("NetworkDriver.DeleteEndpoint", &ids());
+    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
 }
 
 #[test]

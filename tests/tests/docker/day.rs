@@ -53,6 +53,12 @@ fn an_endpoint_is_what_its_options_say() {
     docker.run("restart -t 0 two");
     docker.run("exec two ping -c 1 -W 2 first");
     assert_eq!(docker.run("run --rm --network web localhost/rig:1 echo bye").trim(), "bye");
+    // One that cannot start had its interface already.
+    refused(
+        &docker,
+        "run --rm --network web localhost/rig:1 /no/such/program",
+        &["/no/such/program"],
+    );
     docker.run("rm -f one two three");
     docker.run("network rm web db");
     drop((one, two));

@@ -201,15 +201,12 @@ impl Ipam {
 
     /// The host's own addresses in a subnet are nobody else's.
     fn reserve_host(&self, engine: &Engine, pool: &Pool) {
-        for bridge in &engine.config().bridges {
-            for address in bridge.addresses().iter().map(IpNet::addr) {
-                if pool.net.contains(&address) && pool.gateway != Some(address) {
-                    let owner = format!("host/{}/{address}", bridge.name);
-                    let result = engine.pools().acquire(&pool.subnet(None), &owner, Some(address));
-                    if let Err(error) = result {
-                        tracing::error!(error = %sentence(&error), "the host's address is not kept");
-                    }
-                }
+        for (address, owner) in host_leases(engine, pool.net) {
+            if pool.gateway == Some(address) {
+                continue;
+            }
+            if let Err(error) = engine.pools().acquire(&pool.subnet(None), &owner, Some(address)) {
+                tracing::error!(error = %sentence(&error), "the host's address is not kept");
             }
         }
     }
@@ -224,6 +221,11 @@ impl Ipam {
         if let Some(pool) = self.store.get(&request.pool).unwrap_or_default() {
             for (ip, held) in &pool.addresses {
                 engine.pools().release(pool.net, *ip, &held.owner)?;
+            }
+            if !self.store.all()?.iter().any(|other| other.net == pool.net && other.id != pool.id) {
+                for (ip, owner) in host_leases(engine, pool.net) {
+                    engine.pools().release(pool.net, ip, &owner)?;
+                }
             }
         }
         self.store.remove(&request.pool)?;
@@ -358,6 +360,16 @@ impl Ipam {
         }
         Ok(())
     }
+}
+
+/// The addresses of the host in a subnet, and who holds their leases.
+fn host_leases(engine: &Engine, net: IpNet) -> Vec<(IpAddr, String)> {
+    let bridges = engine.config().bridges.iter();
+    let all = bridges.flat_map(|bridge| {
+        let owner = |ip: IpAddr| (ip, format!("host/{}/{ip}", bridge.name));
+        bridge.addresses().iter().map(IpNet::addr).filter(|ip| net.contains(ip)).map(owner)
+    });
+    all.collect()
 }
 
 /// The gateway of a NAT bridge's own subnet.

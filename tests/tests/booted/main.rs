@@ -1,6 +1,7 @@
 //! The whole of it on a booted Debian 13 host: systemd, D-Bus, NetworkManager, Docker 26, Podman 5.
 
 mod bus;
+mod docker;
 mod install;
 mod machine;
 mod managers;

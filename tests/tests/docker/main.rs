@@ -4,6 +4,7 @@
 mod compose;
 mod day;
 mod names;
+mod ports;
 mod survival;
 
 use std::net::IpAddr;

@@ -144,10 +144,12 @@ fn a_port_that_is_taken_is_refused_and_its_holder_named() {
     let _server = web.echo_server();
     let before = host.snapshot();
     let run = |options: &str| format!("run -d --rm --network web {options} localhost/rig:1");
-    poll("status does not know its name", Duration::from_secs(5), || {
-        host.port_agent().run("status").contains("web").then_some(())
+    // Its holder is named as soon as dockerd has told how it is called.
+    poll("the holder is not named", Duration::from_secs(20), || {
+        let output = docker.output(&run("-p 8080:80"));
+        assert!(output.stderr.contains("8080:80/tcp cannot be published: "), "{output}");
+        output.stderr.contains("published: web has 8080:7/tcp").then_some(())
     });
-    refused(docker, &run("-p 8080:80"), &["8080:80/tcp cannot be published", "web has 8080:7/tcp"]);
     refused(docker, &run("-p 8081:80"), &["8081:80/tcp cannot be published", "web has"]);
     let _other = std::net::TcpListener::bind("0.0.0.0:8070").unwrap();
     refused(docker, &run("-p 8070:80"), &["8070:80/tcp cannot be published", "in use", "ss -ltnp"]);

@@ -252,7 +252,9 @@ impl Publisher {
                 let holding = take_up(&held, publication.clone(), record);
                 held.insert(publication.key, holding);
                 changed = true;
-            } else if let Some(holding) = held.remove(&publication.key) {
+            } else if let Some(mut holding) = held.remove(&publication.key) {
+                // Docker's containers are named after they were started.
+                holding.name = record.name();
                 let holding = if well(&holding) { holding } else { retry(&held, holding) };
                 held.insert(publication.key, holding);
             }

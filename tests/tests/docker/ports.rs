@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rig::{Container, Daemon, DockerDriver, Dockerd, Host, Uplink, poll};
+use rig::{Container, Daemon, DockerDriver, Dockerd, Host, Snapshot, Uplink, poll};
 use shared::control;
 use shared::state::State;
 
-use crate::{nothing_left, refused};
+use crate::{difference, nothing_left, refused};
 
 const DATA: usize = 300_000;
 
@@ -52,7 +52,7 @@ impl Lab {
     }
 }
 
-fn start_agent(host: &Host) -> Daemon {
+pub(crate) fn start_agent(host: &Host) -> Daemon {
     let agent = host.port_agent().command("run").deadline(Duration::MAX);
     let agent = Daemon::start("port-agent", agent);
     let state = State::new("/run/ovs-port-agent".into());
@@ -128,7 +128,17 @@ fn ports_are_reached_from_where_they_are_published() {
     docker.run("rm -f web other six");
     assert!(lab.free(8080));
     drop((web, other, six));
-    nothing_left(&before, &lab.host);
+    soon_as_before(&before, &lab.host);
+}
+
+/// The agent shows what has changed in the managed block a moment later.
+#[track_caller]
+pub(crate) fn soon_as_before(before: &Snapshot, host: &Host) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !difference(before, host).is_empty() && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    nothing_left(before, host);
 }
 
 /// Who answers at a port, and as whom it saw the caller.
@@ -161,7 +171,7 @@ fn a_port_that_is_taken_is_refused_and_its_holder_named() {
     let _two = docker.container("two").echo_server();
     udp(lab.lan(), 8080).unwrap();
     docker.run("rm -f two");
-    nothing_left(&before, host);
+    soon_as_before(&before, host);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn of_an_add() {
         engine.detach(&key("web")).unwrap();
         assert_eq!(lab.traces(), [""; 0], "answer {number}, then DEL");
     });
-    assert!(lost.iter().any(|request| request.contains("\"new_port\"")), "{lost:?}");
+    assert!(lost.iter().any(|request| request.contains("\"new_port0\"")), "{lost:?}");
     lab.engine.show().unwrap();
     lab.assert_returned(&before, "after all");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::attach::{NAME_CHOICES, OVSDB_DEADLINE, index, is_plugged, lock_key};
 use super::free::{self, Behind, Elsewhere, Facts, Left, Reason};
-use super::freed::Freed;
+use super::freed::{Freed, is_held};
 use super::record::{Adopted, Key, Labels, PortExtras, Record, Runtime};
 use super::{Engine, Error, owner};
 use crate::error::sentence;
@@ -196,14 +196,14 @@ impl Engine {
         }
         let specs: Vec<_> = begun.iter().flatten().map(|one| one.record.port_spec()).collect();
         // All in one; if the switch refuses that, one by one, so that one cannot spoil the rest.
-        let together = ovsdb.add_ports(&view.bridge, &specs.iter().collect::<Vec<_>>());
+        let together = ovsdb.add_ports(&view.bridge.name, &specs.iter().collect::<Vec<_>>());
         let until = Instant::now() + how.link_deadline;
         let mut results = Vec::with_capacity(begun.len());
         for one in begun {
             results.push(one.and_then(|one| {
                 let added = match &together {
                     Ok(()) => Ok(()),
-                    Err(_) => ovsdb.add_port(&view.bridge, &one.record.port_spec()),
+                    Err(_) => ovsdb.add_port(&view.bridge.name, &one.record.port_spec()).map(drop),
                 };
                 let left = until.saturating_duration_since(Instant::now());
                 added
@@ -407,7 +407,7 @@ fn held(
     let Some(noted) = freed.noted(name) else { return Ok(None) };
     // As it is now: what was begun before may have freed it a moment ago.
     let view = ovsdb.view(&how.bridge)?;
-    Ok(noted.is_held(view.next, view.current).then_some(view.next))
+    Ok(is_held(noted, view.next, view.current).then_some(view.next))
 }
 
 /// Which attachment an interface becomes: the container's own interface where it is known, else

@@ -14,7 +14,7 @@ use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::Netns;
 use crate::network::gateway::Networks;
-use crate::ovsdb::{self, Bridge, BridgeView, Client, Sent};
+use crate::ovsdb::{self, Bridge, Client};
 use crate::state;
 
 /// Names tried for one port before giving up: each further one is another hash.
@@ -28,6 +28,9 @@ const DEFAULT_MTU: u32 = 1500;
 
 /// How long ovsdb-server may take for one answer.
 pub(super) const OVSDB_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The same while undoing: what it does not answer then, a DEL finishes.
+const UNDO_DEADLINE: Duration = Duration::from_secs(2);
 
 impl Engine {
     /// Plugs a container in. Asked again for the same attachment it returns the same record. On an
@@ -68,11 +71,9 @@ impl Engine {
         &self,
         request: &AttachRequest,
         place: Place<'_>,
-        mut ovsdb: Client,
+        ovsdb: Client,
     ) -> Result<Record, Error> {
-        // Read where it is needed: ovsdb-server answers while the pair is made.
-        let view = View::Sent(ovsdb.send_view(&request.bridge)?);
-        let mut walk = Walk { engine: self, request, place, ovsdb, view, asked: false };
+        let mut walk = Walk { engine: self, request, place, ovsdb, asked: false };
         walk.run().map_err(|cause| {
             let undo =
                 if walk.asked { self.undo(&request.key) } else { self.give_back(&request.key) };
@@ -147,7 +148,7 @@ impl Engine {
     }
 
     pub(super) fn start_over(&self, key: &Key, record: Option<&Record>) -> Result<(), Error> {
-        self.unplug(key, record)?;
+        self.unplug(key, record, UNDO_DEADLINE)?;
         if record.is_some_and(|record| record.complete) {
             self.write_ledger(key, record, Action::Detach, None);
             self.show_unless_agent();
@@ -173,14 +174,6 @@ pub(super) fn is_plugged(ovsdb: &mut Client, record: &Record) -> Result<bool, Er
     Ok(ours && link.is_some_and(|link| link.mac == Some(record.host_mac)))
 }
 
-/// The bridge as ovsdb-server has it.
-enum View {
-    /// Asked for.
-    Sent(Sent),
-    /// Answered.
-    Read(BridgeView),
-}
-
 /// Where the container end of the pair is made.
 #[derive(Clone, Copy)]
 pub(super) enum Place<'a> {
@@ -196,7 +189,6 @@ struct Walk<'a> {
     request: &'a AttachRequest,
     place: Place<'a>,
     ovsdb: Client,
-    view: View,
     /// Whether the switch was asked for the port.
     asked: bool,
 }
@@ -225,15 +217,6 @@ impl Walk<'_> {
             inside.announce()?;
         }
         Ok(record)
-    }
-
-    fn view(&mut self) -> Result<BridgeView, Error> {
-        let view = match &self.view {
-            View::Read(view) => return Ok(view.clone()),
-            View::Sent(sent) => self.ovsdb.read_view(&self.request.bridge, sent)?,
-        };
-        self.view = View::Read(view.clone());
-        Ok(view)
     }
 
     /// Whether somebody may know an address of ours by another MAC, or our MAC behind another port.
@@ -330,12 +313,6 @@ impl Walk<'_> {
         let template = &self.engine.config().naming_template;
         for salt in 0..NAME_CHOICES {
             let name = template.render(&key.container, index(&key.ifname), salt);
-            if let Some(noted) = freed.noted(&name) {
-                let view = self.view()?;
-                if noted.is_held(view.next, view.current) {
-                    continue;
-                }
-            }
             if name != record.port {
                 // The intent names the first choice; leases are found by their owner.
                 record.host_mac = owner::host_mac(key, &name);
@@ -367,18 +344,26 @@ impl Walk<'_> {
                 }
                 Err(error) => return Err(error.into()),
             }
-            let bridge = self.view()?.bridge;
             self.asked = true;
-            let sent = self.ovsdb.send_port(&bridge, &record.port_spec())?;
+            let freed = freed.noted(&record.port);
+            let bridge = &self.request.bridge;
+            let sent = self.ovsdb.send_port(bridge, &record.port_spec(), freed)?;
             netlink.silence(&record.port)?;
             let inside = match self.place {
-                Place::Inside(netns) => self.configure(&bridge, netns, record).map(Some),
-                Place::Here(peer) => hand_over(&bridge, peer).map(|()| None),
+                Place::Inside(netns) => Some(visit(netns, record)?),
+                Place::Here(_) => None,
             };
-            match self.ovsdb.read_port(&bridge, &record.port, &sent) {
-                Ok(()) => return inside,
-                Err(ovsdb::Error::PortExists { .. }) => netlink.delete_veth(&record.port)?,
+            let bridge = match self.ovsdb.read_port(bridge, &record.port, &sent) {
+                Ok(bridge) => bridge,
+                Err(ovsdb::Error::PortExists { .. } | ovsdb::Error::PortHeld { .. }) => {
+                    netlink.delete_veth(&record.port)?;
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
+            };
+            return match inside {
+                Some(inside) => self.configure(&bridge, inside, record).map(Some),
+                None => hand_over(&bridge, peer).map(|()| None),
             };
         }
         Err(Error::NoName { key: key.clone(), tried: NAME_CHOICES })
@@ -388,10 +373,9 @@ impl Walk<'_> {
     fn configure(
         &self,
         bridge: &Bridge,
-        netns: &Netns,
+        mut inside: Container,
         record: &mut Record,
     ) -> Result<Container, Error> {
-        let mut inside = visit(netns, record)?;
         if bridge.is_userspace() {
             // ovs-vswitchd takes frames as they are: nobody would fill in the checksums.
             inside.inside.set_tx_checksum(&record.key.ifname, false)?;

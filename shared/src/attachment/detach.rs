@@ -1,6 +1,7 @@
 //! DEL: from the record, or without one from `external_ids`; collects errors and goes on.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::attach::{OVSDB_DEADLINE, lock_key};
 use super::freed::Freed;
@@ -34,7 +35,7 @@ impl Engine {
         // A record that says nothing must not keep the container plugged in.
         let record = self.record(key).unwrap_or_default();
         let recorded = self.record_path(key).exists();
-        let found = self.unplug(key, record.as_ref())?;
+        let found = self.unplug(key, record.as_ref(), OVSDB_DEADLINE)?;
         if recorded || found {
             // The record last: killed in between, the next DEL tells it again.
             self.write_ledger(key, record.as_ref(), Action::Detach, None);
@@ -54,7 +55,12 @@ impl Engine {
 
     /// Removes port, link and leases of one attachment; the caller holds its lock. True if there
     /// was anything.
-    pub(super) fn unplug(&self, key: &Key, record: Option<&Record>) -> Result<bool, Error> {
+    pub(super) fn unplug(
+        &self,
+        key: &Key,
+        record: Option<&Record>,
+        deadline: Duration,
+    ) -> Result<bool, Error> {
         if let Some((record, adopted)) = record.and_then(|r| Some((r, r.adopted.as_ref()?))) {
             return self.give_back_interface(record, adopted);
         }
@@ -67,7 +73,7 @@ impl Engine {
         if let Some(record) = record {
             names.insert(record.port.clone(), record.host_mac);
         }
-        match self.delete_ports(key, record) {
+        match self.delete_ports(key, record, deadline) {
             Ok(ports) => {
                 for port in ports {
                     let mac = owner::host_mac(key, &port);
@@ -128,8 +134,9 @@ impl Engine {
         &self,
         key: &Key,
         record: Option<&Record>,
+        deadline: Duration,
     ) -> Result<Vec<IfName>, Error> {
-        let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
+        let mut ovsdb = Client::connect(&self.config().ovsdb, deadline)?;
         let ports = ovsdb.ports_with(&owner::identity(key))?;
         let mut names: Vec<_> = ports.iter().map(|port| port.name.clone()).collect();
         // Somebody else removed it: ovs-vswitchd may not know that yet.

@@ -45,7 +45,7 @@ impl Freed {
     }
 
     /// When a port of that name may have been freed last, if it ever was.
-    pub(super) fn noted(&self, name: &IfName) -> Option<Noted> {
+    pub(super) fn noted(&self, name: &IfName) -> Option<Generation> {
         let mut slot = [0; 8];
         OpenOptions::new()
             .read(true)
@@ -53,20 +53,14 @@ impl Freed {
             .open(&self.path)
             .and_then(|file| file.read_exact_at(&mut slot, offset(name)))
             .ok()?;
-        Some(Noted(Generation(u64::from_le_bytes(slot)))).filter(|noted| noted.0.0 > 0)
+        Some(Generation(u64::from_le_bytes(slot))).filter(|freed| freed.0 > 0)
     }
 }
 
-/// The generation in which a name was freed.
-#[derive(Debug)]
-pub(super) struct Noted(Generation);
-
-impl Noted {
-    /// Whether the switch may still hold an old port of that name. `next` and `current` are the
-    /// database's counts now: a noted generation beyond `next` is of a database that is gone.
-    pub(super) fn is_held(&self, next: Generation, current: Generation) -> bool {
-        self.0 > current && self.0 <= next
-    }
+/// Whether the switch may still hold a port whose name was `freed` then. `next` and `current` are
+/// the database's counts now: a noted generation beyond `next` is of a database that is gone.
+pub(super) fn is_held(freed: Generation, next: Generation, current: Generation) -> bool {
+    freed > current && freed <= next
 }
 
 fn offset(name: &IfName) -> u64 {
@@ -78,10 +72,6 @@ fn offset(name: &IfName) -> u64 {
 mod tests {
     use super::*;
 
-    fn is_held(freed: &Freed, name: &IfName, next: u64, current: u64) -> bool {
-        freed.noted(name).is_some_and(|noted| noted.is_held(Generation(next), Generation(current)))
-    }
-
     #[test]
     fn a_name_is_held_until_the_switch_caught_up() {
         let dir = tempfile::tempdir().unwrap();
@@ -89,8 +79,9 @@ mod tests {
         let name: IfName = "veth-a-eth0".parse().unwrap();
         assert!(freed.noted(&name).is_none());
         freed.note(&name, Generation(7)).unwrap();
-        assert!(is_held(&freed, &name, 9, 6));
-        assert!(!is_held(&freed, &name, 9, 7));
+        let noted = freed.noted(&name).unwrap();
+        assert!(is_held(noted, Generation(9), Generation(6)));
+        assert!(!is_held(noted, Generation(9), Generation(7)));
     }
 
     #[test]
@@ -99,6 +90,7 @@ mod tests {
         let freed = Freed::new(dir.path().join("freed"));
         let name: IfName = "veth-a-eth0".parse().unwrap();
         freed.note(&name, Generation(70)).unwrap();
-        assert!(!is_held(&freed, &name, 3, 2));
+        let noted = freed.noted(&name).unwrap();
+        assert!(!is_held(noted, Generation(3), Generation(2)));
     }
 }

@@ -88,7 +88,7 @@ impl Engine {
                 bridges.entry(record.bridge.clone()).or_insert(bridge)
             }
         };
-        ovsdb.add_port(bridge, &record.port_spec())?;
+        ovsdb.add_port(&bridge.name, &record.port_spec())?;
         Ok(true)
     }
 }

@@ -311,7 +311,6 @@ fn plug_uplink(
 ) -> Result<(), Error> {
     let name = &wire.link.name;
     if wire.port.is_none() {
-        let view = ovsdb.view(&bridge.name)?;
         let port = PortSpec {
             name: name.clone(),
             interface_type: String::new(),
@@ -324,7 +323,7 @@ fn plug_uplink(
             external_ids: role(ROLE_UPLINK),
             interface_external_ids: BTreeMap::new(),
         };
-        ovsdb.add_port(&view.bridge, &port)?;
+        ovsdb.add_port(&bridge.name, &port)?;
         ovsdb.wait_open(name, OPEN_DEADLINE)?;
         acts.push(format!("{name} plugged in"));
     }

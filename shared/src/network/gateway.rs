@@ -242,7 +242,6 @@ impl<'a> Networks<'a> {
         netlink: &mut Netlink,
     ) -> Result<bool, Error> {
         let mut ovsdb = Client::connect(&self.config.ovsdb, bridge::OVSDB_DEADLINE)?;
-        let view = ovsdb.view(&network.bridge)?;
         let mtu = netlink.link(&network.bridge)?.map(|link| link.mtu);
         let port = PortSpec {
             name: name.clone(),
@@ -255,8 +254,8 @@ impl<'a> Networks<'a> {
             external_ids: role(ROLE_GATEWAY),
             interface_external_ids: BTreeMap::new(),
         };
-        let added = match ovsdb.add_port(&view.bridge, &port) {
-            Ok(()) => true,
+        let added = match ovsdb.add_port(&network.bridge, &port) {
+            Ok(_) => true,
             Err(ovsdb::Error::PortExists { .. }) => {
                 let there = ovsdb.port(name)?;
                 let ours = there.as_ref().is_some_and(|there| {

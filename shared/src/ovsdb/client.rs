@@ -108,34 +108,28 @@ impl Client {
 
     /// The bridge and the generations, in one round trip; [`Error::NoBridge`] without it.
     pub fn view(&mut self, bridge: &IfName) -> Result<BridgeView, Error> {
-        let sent = self.send_view(bridge)?;
-        self.read_view(bridge, &sent)
-    }
-
-    /// The first half of [`Self::view`].
-    pub fn send_view(&mut self, bridge: &IfName) -> Result<Sent, Error> {
-        let ops = [
-            select("Bridge", &by_name(bridge), &BRIDGE_COLUMNS),
-            select(DATABASE, &json!([]), &["next_cfg", "cur_cfg"]),
-        ];
-        self.send(&ops, self.deadline)
-    }
-
-    /// The second half of [`Self::view`].
-    pub fn read_view(&mut self, bridge: &IfName, sent: &Sent) -> Result<BridgeView, Error> {
-        let results =
-            self.answer(sent)?.map_err(|refusal| refusal.into_error("read the bridge"))?;
-        let found = match rows(&results[0]).first() {
-            Some(row) => self.read(Row(row).bridge())?,
-            None => None,
-        };
-        let bridge = found.ok_or_else(|| no_bridge(bridge))?;
+        let results = self.ask(
+            "read the bridge",
+            &[
+                select("Bridge", &by_name(bridge), &BRIDGE_COLUMNS),
+                select(DATABASE, &json!([]), &["next_cfg", "cur_cfg"]),
+            ],
+        )?;
         let root = self.root(&results[1])?;
         Ok(BridgeView {
-            bridge,
+            bridge: self.selected(bridge, &results[0])?,
             next: Generation(self.read(root.number("next_cfg"))?),
             current: Generation(self.read(root.number("cur_cfg"))?),
         })
+    }
+
+    /// The bridge in the answer to a `select` by its name.
+    fn selected(&self, name: &IfName, result: &Value) -> Result<Bridge, Error> {
+        let found = match rows(result).first() {
+            Some(row) => self.read(Row(row).bridge())?,
+            None => None,
+        };
+        found.ok_or_else(|| no_bridge(name))
     }
 
     /// Every bridge whose name is a system interface name.
@@ -243,34 +237,50 @@ impl Client {
         Ok(true)
     }
 
-    /// Adds a port in ONE transaction: guard that `bridge` is still the row seen, insert Interface
-    /// and Port, mutate the bridge. That no port or interface of that name exists is guarded by
-    /// the schema's unique index on `name`, which costs no scan of the table as a `wait` would.
-    pub fn add_port(&mut self, bridge: &Bridge, port: &PortSpec) -> Result<(), Error> {
-        let sent = self.send_port(bridge, port)?;
+    /// Adds a port in ONE transaction: guard that the bridge is there, insert Interface and Port,
+    /// mutate the bridge; returns the bridge. That no port or interface of that name exists is
+    /// guarded by the schema's unique index on `name`, which costs no scan of the table as a `wait`
+    /// would.
+    pub fn add_port(&mut self, bridge: &IfName, port: &PortSpec) -> Result<Bridge, Error> {
+        let sent = self.send_port(bridge, port, None)?;
         self.read_port(bridge, &port.name, &sent)
     }
 
     /// As [`Self::add_port`], several in one transaction: all of them or none.
-    pub fn add_ports(&mut self, bridge: &Bridge, ports: &[&PortSpec]) -> Result<(), Error> {
+    pub fn add_ports(&mut self, bridge: &IfName, ports: &[&PortSpec]) -> Result<(), Error> {
         let Some(first) = ports.first() else { return Ok(()) };
-        let sent = self.send_ports(bridge, ports)?;
-        self.read_port(bridge, &first.name, &sent)
+        let sent = self.send_ports(bridge, ports, None)?;
+        self.read_port(bridge, &first.name, &sent).map(drop)
     }
 
-    /// The first half of [`Self::add_port`].
-    pub fn send_port(&mut self, bridge: &Bridge, port: &PortSpec) -> Result<Sent, Error> {
-        self.send_ports(bridge, &[port])
+    /// The first half of [`Self::add_port`]. Where an earlier port of that name was `freed` in a
+    /// generation that ovs-vswitchd has still to reach, the answer is [`Error::PortHeld`].
+    pub fn send_port(
+        &mut self,
+        bridge: &IfName,
+        port: &PortSpec,
+        freed: Option<Generation>,
+    ) -> Result<Sent, Error> {
+        self.send_ports(bridge, &[port], freed)
     }
 
-    fn send_ports(&mut self, bridge: &Bridge, ports: &[&PortSpec]) -> Result<Sent, Error> {
-        let same_bridge = by_uuid(&bridge.uuid);
-        let mut ops = vec![wait_now(
-            "Bridge",
-            &same_bridge,
-            &["name"],
-            &json!([{ "name": bridge.name.as_str() }]),
-        )];
+    fn send_ports(
+        &mut self,
+        bridge: &IfName,
+        ports: &[&PortSpec],
+        freed: Option<Generation>,
+    ) -> Result<Sent, Error> {
+        let here = by_name(bridge);
+        // A generation beyond `next_cfg` is of a database that is gone.
+        let held = match freed {
+            Some(Generation(freed)) => json!([["cur_cfg", "<", freed], ["next_cfg", ">=", freed]]),
+            None => json!([["next_cfg", "<", 0]]),
+        };
+        let mut ops = vec![
+            wait_now("Bridge", &here, &["name"], &json!([{ "name": bridge.as_str() }])),
+            wait_now(DATABASE, &held, &["cur_cfg"], &json!([])),
+            select("Bridge", &here, &BRIDGE_COLUMNS),
+        ];
         let (mut names, mut new) = (Vec::new(), Vec::new());
         for (number, port) in ports.iter().enumerate() {
             let (new_interface, new_port) =
@@ -284,20 +294,26 @@ impl Client {
             names.push(port.name.as_str());
             new.push(json!(["named-uuid", new_port]));
         }
-        ops.push(mutate("Bridge", &same_bridge, &json!([["ports", "insert", ["set", new]]])));
-        ops.push(comment(&format!("add port {} to bridge {}", names.join(" "), bridge.name)));
+        ops.push(mutate("Bridge", &here, &json!([["ports", "insert", ["set", new]]])));
+        ops.push(comment(&format!("add port {} to bridge {bridge}", names.join(" "))));
         self.send(&ops, self.deadline)
     }
 
     /// The second half of [`Self::add_port`].
-    pub fn read_port(&mut self, bridge: &Bridge, port: &IfName, sent: &Sent) -> Result<(), Error> {
+    pub fn read_port(
+        &mut self,
+        bridge: &IfName,
+        port: &IfName,
+        sent: &Sent,
+    ) -> Result<Bridge, Error> {
         match self.answer(sent)? {
             Ok(results) => {
-                let uuid = rows::read_uuid(&results[1]["uuid"]);
+                let uuid = rows::read_uuid(&results[3]["uuid"]);
                 self.added = uuid.map(|uuid| (port.clone(), uuid));
-                Ok(())
+                self.selected(bridge, &results[2])
             }
-            Err(refusal) if refusal.is_wait(0) => Err(no_bridge(&bridge.name)),
+            Err(refusal) if refusal.is_wait(0) => Err(no_bridge(bridge)),
+            Err(refusal) if refusal.is_wait(1) => Err(Error::PortHeld { port: port.to_string() }),
             Err(refusal) => Err(name_taken(refusal, sent.ops, port, "add a port")),
         }
     }

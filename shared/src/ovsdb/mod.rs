@@ -78,6 +78,12 @@ pub enum Error {
         /// `Interface.error`.
         why: String,
     },
+    /// ovs-vswitchd may still hold an earlier port of that name.
+    #[error("ovs-vswitchd has not yet let go of the port that was called {port} before")]
+    PortHeld {
+        /// Its name.
+        port: String,
+    },
     /// ovs-vswitchd did not open the port in time.
     #[error("ovs-vswitchd did not open port \"{port}\" within {} s", deadline.as_secs_f32())]
     NotOpened {
@@ -98,6 +104,7 @@ impl Fault for Error {
             Self::Refused { .. } | Self::PortError { .. } => Kind::System,
             Self::NoBridge { .. } | Self::NoPort { .. } => Kind::Missing,
             Self::PortExists { .. } => Kind::Conflict,
+            Self::PortHeld { .. } => Kind::Busy,
         }
     }
 
@@ -122,6 +129,7 @@ impl Fault for Error {
             Self::Refused { .. }
             | Self::NoPort { .. }
             | Self::PortExists { .. }
+            | Self::PortHeld { .. }
             | Self::PortError { .. } => None,
         }
     }

@@ -1,45 +1,136 @@
-//! `gc`: removes what containers left that ended without a word.
+//! `gc`: what a crash left behind, with the proof, and its removal.
 
 use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde::Serialize;
 use shared::attachment::Engine;
+use shared::attachment::garbage::{Kind, Piece, Survey};
 use shared::config::Config;
+use shared::error::sentence;
 
-use crate::Failure;
-use crate::table::printable;
+use crate::table::{self, printable};
+use crate::{Failure, host};
 
 /// Arguments of `gc`.
 #[derive(Debug, Args)]
 pub(crate) struct GcArguments {
-    /// Only say what would be removed.
+    /// Show what would be removed, and remove nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Print one JSON object instead of tables.
+    #[arg(long)]
+    json: bool,
 }
 
-/// Exit code 1 if something could not be removed.
+/// What became of a piece.
+#[derive(Debug, Serialize)]
+struct Cleared {
+    #[serde(flatten)]
+    piece: Piece,
+    /// "removed", "would be removed", or why not.
+    outcome: String,
+}
+
+/// All that `--json` prints.
+#[derive(Debug, Serialize)]
+struct Report {
+    found: Vec<Cleared>,
+    spared: Vec<String>,
+    unreadable: Vec<String>,
+}
+
+/// Exit code 1 says that a source cannot be read or that something could not be removed.
 pub(crate) fn run(
     config: Config,
     arguments: &GcArguments,
     out: &mut impl io::Write,
 ) -> Result<ExitCode, Failure> {
-    let buried = Engine::new(config).bury(arguments.dry_run).map_err(Failure::new)?;
-    let done = if arguments.dry_run { "would be removed" } else { "removed" };
-    for dead in &buried.dead {
-        let key = &dead.record.key;
-        let name = dead.record.labels.name.as_ref().map(|name| format!(" ({name})"));
-        let what = format!("{key}{}", name.unwrap_or_default());
-        writeln!(out, "{}: {done}: {}", printable(&what), printable(&dead.proof))?;
+    let engine = Engine::new(config);
+    let Survey { pieces, spared, unreadable } = engine.survey();
+    let mut well = unreadable.is_empty();
+    let mut found = Vec::new();
+    for piece in pieces {
+        let outcome = if !unreadable.is_empty() {
+            "kept: a source cannot be read".to_owned()
+        } else if arguments.dry_run {
+            "would be removed".to_owned()
+        } else {
+            match engine.clear(&piece) {
+                Ok(true) => "removed".to_owned(),
+                Ok(false) => "kept: somebody is at work on it".to_owned(),
+                Err(error) => {
+                    well = false;
+                    format!("kept: {}", sentence(&error))
+                }
+            }
+        };
+        found.push(Cleared { piece, outcome });
     }
-    for (key, why) in &buried.kept {
-        writeln!(out, "{}: kept: {}", printable(&key.to_string()), printable(why))?;
+    if !arguments.dry_run {
+        for why in engine.sweep_half_written() {
+            well = false;
+            tracing::warn!("{why}");
+        }
     }
-    if buried.dead.is_empty() && buried.kept.is_empty() && buried.failed.is_empty() {
+    note(&engine, found.iter().filter(|f| f.outcome == "removed").map(|f| &f.piece));
+    let report = Report { found, spared, unreadable };
+    if arguments.json {
+        serde_json::to_writer_pretty(&mut *out, &report).map_err(io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        print(&report, out)?;
+    }
+    Ok(if well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// One line of history for all that was removed.
+pub(crate) fn note<'a>(engine: &Engine, removed: impl Iterator<Item = &'a Piece>) {
+    let removed: Vec<_> = removed.map(said).collect();
+    if !removed.is_empty() {
+        host::note(engine, &format!("left behind, removed: {}", removed.join("; ")));
+    }
+}
+
+/// "port veth-web-eth0 (there is no interface veth-web-eth0, there is no record of …)".
+pub(crate) fn said(piece: &Piece) -> String {
+    format!("{} {} ({})", word(piece.kind), printable(&piece.name), piece.proof.join(", "))
+}
+
+fn word(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Attachment => "attachment",
+        Kind::Port => "port",
+        Kind::Lease => "lease",
+        Kind::Gateway => "gateway",
+        Kind::Publication => "published port",
+    }
+}
+
+fn print(report: &Report, out: &mut impl io::Write) -> io::Result<()> {
+    for why in &report.unreadable {
+        writeln!(out, "PROBLEM nothing is removed: {}\n", printable(why))?;
+    }
+    if report.found.is_empty() {
         writeln!(out, "Nothing was left behind.")?;
+    } else {
+        let mut found = table::new(&["KIND", "NAME", "OUTCOME", "PROOF"]);
+        for Cleared { piece, outcome } in &report.found {
+            found.add_row([
+                word(piece.kind).to_owned(),
+                printable(&piece.name),
+                printable(outcome),
+                printable(&piece.proof.join("; ")),
+            ]);
+        }
+        writeln!(out, "{}", table::text(&found))?;
     }
-    if buried.failed.is_empty() {
-        return Ok(ExitCode::SUCCESS);
+    if !report.spared.is_empty() {
+        writeln!(out, "\nSpared:")?;
+        for spared in &report.spared {
+            writeln!(out, "  {}", printable(spared))?;
+        }
     }
-    Err(Failure::Work(buried.failed.join("; ")))
+    Ok(())
 }

@@ -10,7 +10,7 @@ use shared::error::sentence;
 use shared::ledger::{Action, Event, Written};
 use shared::network::host::{self, Step};
 
-use crate::Failure;
+use crate::{Failure, gc};
 
 /// Arguments of `down`.
 #[derive(Debug, Args)]
@@ -61,8 +61,29 @@ fn came_up(engine: &Engine, mut steps: Vec<Step>) -> Result<Vec<Step>, Failure> 
         steps.push(Step { what, acts: vec![format!("{swept} removed")] });
     }
     steps.extend(replug(engine).map_err(Failure::Work)?);
+    let collected = collect(engine);
+    if !collected.is_empty() {
+        steps.push(Step { what: "left behind".to_owned(), acts: collected });
+    }
     record(engine, Action::Up, &steps);
     Ok(steps)
+}
+
+/// Removes what crashes and earlier boots left; what cannot be removed stays, and the host is up.
+fn collect(engine: &Engine) -> Vec<String> {
+    let survey = engine.survey();
+    if !survey.unreadable.is_empty() {
+        return Vec::new();
+    }
+    let mut acts = Vec::new();
+    for piece in survey.pieces {
+        match engine.clear(&piece) {
+            Ok(true) => acts.push(format!("{} removed", gc::said(&piece))),
+            Ok(false) => {}
+            Err(error) => tracing::warn!(error = %sentence(&error), "left behind, and kept"),
+        }
+    }
+    acts
 }
 
 /// What "up" does, for the agent, which goes on after an error: an uplink that was pulled out

@@ -105,13 +105,14 @@ Examples:
   ovs-port-agent doctor --quiet        only what is not as it should be
   ovs-port-agent doctor --json | jq -r '.checks[] | select(.fix) | .fix'")]
     Doctor(doctor::DoctorArguments),
-    /// Remove what containers left that ended without a word to us.
+    /// Remove what a crash left behind: ports, addresses, records, gateways that nobody has.
     #[command(
-        after_help = "Only what is provably dead goes: its namespace and its interface both have.
+        after_help = "Only what two sources agree on; as long as one cannot be read, nothing.
+The agent does the same by itself.
 
 Examples:
-  ovs-port-agent gc --dry-run          what would be removed, and how that is known
-  ovs-port-agent gc"
+  ovs-port-agent gc --dry-run          what would be removed, and the proof
+  ovs-port-agent gc --json | jq -r '.found[] | .kind + \" \" + .name'"
     )]
     Gc(gc::GcArguments),
     /// Show, follow or verify the history of the host.

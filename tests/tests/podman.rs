@@ -256,7 +256,7 @@ fn what_a_crash_leaves_is_collected() {
     let (monitor, pid) = (inspect(".State.ConmonPid"), inspect(".State.Pid"));
     host.sh(&format!("kill -9 {} {}; umount -l {path}; rm {path}", monitor.trim(), pid.trim()));
     poll("the kernel keeps the pair", Duration::from_secs(10), || {
-        host.port_agent().run("gc").contains("(web): removed: ").then_some(())
+        host.port_agent().run("gc").contains("(web)  removed").then_some(())
     });
     let left = before.difference(&host.snapshot());
     // What libcni has written down of it is not ours.

@@ -1,6 +1,7 @@
 //! `run`: the daemon of the host. One runtime, and the parts, each started again when it fails.
 
 mod bus;
+mod collector;
 mod control;
 mod health;
 mod keeper;
@@ -162,6 +163,7 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
     parts.spawn(keep(Arc::clone(agent), "metrics", metrics::serve));
     parts.spawn(keep(Arc::clone(agent), "report", report::serve));
     parts.spawn(keep(Arc::clone(agent), monitor::PART, monitor::serve));
+    parts.spawn(keep(Arc::clone(agent), collector::PART, collector::serve));
     let patient = Arc::clone(agent);
     parts.spawn(async move {
         tokio::select! {

@@ -285,7 +285,7 @@ impl<'a> Networks<'a> {
 }
 
 /// `external_ids` of a port that is ours but no attachment.
-pub(super) fn role(role: &str) -> BTreeMap<String, String> {
+pub(crate) fn role(role: &str) -> BTreeMap<String, String> {
     BTreeMap::from([
         ("owner".to_owned(), OWNER.to_owned()),
         ("ovs-agent-role".to_owned(), role.to_owned()),

@@ -200,7 +200,7 @@ fn what_a_crash_leaves_is_collected() {
     });
     assert!(line.contains("(web)") && line.contains(&format!("{path} has gone")), "{line}");
     assert_eq!(host.vsctl("list-ports ovsbr1").lines().count(), 2, "a rehearsal changed something");
-    assert!(said("gc").contains("(web): removed: "));
+    assert!(said("gc").contains("(web)  removed"));
     assert_eq!(said("gc").trim(), "Nothing was left behind.");
     host.sh(&format!("rm -f {path}.hidden"));
     scene.returned(&before);

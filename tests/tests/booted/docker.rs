@@ -43,7 +43,8 @@ fn a_day_with_docker_26() {
     machine.sh(&format!(
         "docker run -d --name one --network lan --ip 10.30.0.9 --mac-address 02:42:0a:1e:00:99 {image}
          docker run -d --name two --network lan --network-alias second {image}
-         docker run -d --name three --network name=web,driver-opt=mtu=1280 {image}
+         docker run -d --name three --network name=web,driver-opt=mtu=1280 -p 8080:7 \
+             -p 127.0.0.1:8081:7 -p 8082:7/udp {image}
          docker run -d --name four --network shared {image}
          docker run -d --name five --network real {image}
          docker run -d --name six --network six {image}
@@ -77,6 +78,15 @@ fn a_day_with_docker_26() {
     let _pod = pod.echo_server();
     four.tcp_echo(pod_address, 1 << 20).unwrap();
     assert!(six.ping("fd00:31::1".parse().unwrap()));
+    // Published ports: from the host, from the LAN, and no further than was said.
+    let _web = three.echo_server();
+    let (host, peer) = (machine.network(), machine.wireless().router());
+    host.tcp_echo_port("127.0.0.1".parse().unwrap(), 8080, 100_000).unwrap();
+    host.tcp_echo_port("127.0.0.1".parse().unwrap(), 8081, 100_000).unwrap();
+    peer.tcp_echo_port(WIRELESS, 8080, 100_000).unwrap();
+    peer.connect(WIRELESS, 8081).unwrap_err();
+    let taken = format!("docker run --rm --network web -p 8080:80 {image} true");
+    refused(&machine, &taken, &["8080:80/tcp cannot be published"]);
     // A second network while it runs.
     machine.sh("docker network connect --ip 10.30.0.44 lan three");
     machine.sh("docker exec three ping -c 1 -W 2 two; docker network disconnect lan three");
@@ -108,6 +118,8 @@ fn a_day_with_docker_26() {
     machine.sh("ip netns del pod
                 docker rm -f one two three four five six seven eight nine
                 docker network rm web lan vault six shared plain routed real");
+    let shown = "! grep -q veth- /etc/network/interfaces";
+    machine.wait("the managed block shows nothing", SECOND * 10, shown);
     assert_same(&before, &machine.snapshot());
     let log = machine.journal("ovs-agent-docker");
     assert!(!log.contains("ERROR"), "{log}");

@@ -197,7 +197,7 @@ fn a_mistake_is_one_line_with_its_place_and_the_way_out() {
         ("metrics_listen = \"unix:m.sock\"", "unix:m.sock\": expected an absolute path"),
         (
             "network_manager = \"profiles\"",
-            "network_manager = \"profiles\": expected one of \"ignore\", \"mirror\"",
+            "network_manager = \"profiles\": expected \"ignore\" or \"mirror\"",
         ),
         ("docker_vlans = \"40-30\"", "docker_vlans = \"40-30\": expected first-last"),
         ("docker_vlans = \"0-30\"", "docker_vlans = \"0-30\": expected first-last"),

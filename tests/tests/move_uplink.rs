@@ -388,3 +388,147 @@ fn killed_at_each_eighth_step() {
 fn killed_at_each_eighth_step_from_the_fourth() {
     killed_at_each_step(4, 8);
 }
+
+/// Ends the process that stands by on this host.
+fn kill_the_guard() {
+    let own = fs::read_link("/proc/thread-self/ns/net").unwrap();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let path = process.path();
+        let stands = fs::read_to_string(path.join("cmdline")).is_ok_and(|l| l.contains("stand-by"));
+        if stands && fs::read_link(path.join("ns/net")).is_ok_and(|net| net == own) {
+            let pid: i32 = process.file_name().to_str().unwrap().parse().unwrap();
+            let pid = nix::unistd::Pid::from_raw(pid);
+            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        }
+    }
+    poll("nobody stands by", SOON, || (!guarded()).then_some(()));
+}
+
+fn start_agent(host: &Host) -> rig::Daemon {
+    let agent = rig::Daemon::start("ovs-port-agent", host.port_agent().command("run"));
+    agent.ready(SOON, || agent.log().contains("the host is up"));
+    agent
+}
+
+#[test]
+fn the_agent_and_the_next_command_take_it_back_where_nobody_stands_by() {
+    let server = Server::new();
+    let before = server.host.snapshot();
+    let agent = server.host.port_agent();
+    agent.run("up --move-uplink --confirm-within 3");
+    kill_the_guard();
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(server.is_moved(), "nobody is there to take it back");
+    assert!(agent.run("up").contains("left as it is: nobody confirmed it within 3 s"));
+    server.assert_works("the next command");
+    agent.run("down");
+    assert_same(&before, &server.host.snapshot());
+
+    let _daemon = start_agent_without_uplink(&server);
+    agent.run("up --move-uplink --confirm-within 3");
+    kill_the_guard();
+    poll("the agent takes it back", SOON, || server.is_taken_back().then_some(()));
+    server.assert_works("the agent");
+    assert!(!server.is_moved());
+}
+
+/// An agent that knows of no uplink yet, and the configuration that has one.
+fn start_agent_without_uplink(server: &Server) -> rig::Daemon {
+    fs::remove_file("/etc/ovs-port-agent/config.toml").unwrap();
+    let daemon = start_agent(&server.host);
+    server.host.config(CONFIG);
+    daemon
+}
+
+#[test]
+fn the_agent_keeps_what_was_confirmed() {
+    let server = Server::new();
+    let host = &server.host;
+    let daemon = start_agent_without_uplink(&server);
+    let agent = host.port_agent();
+    agent.run("up --move-uplink");
+    agent.run("up --confirm");
+    poll("the agent reads its configuration", SOON, || {
+        daemon.log().contains("beginning anew").then_some(())
+    });
+    poll("and is up", SOON, || (daemon.log().matches("the host is up").count() == 2).then_some(()));
+    assert!(server.is_moved());
+    server.assert_works("with the agent");
+    host.ip("address flush dev ovsbr0 scope global");
+    poll("flushed addresses are back", SOON, || server.is_moved().then_some(()));
+    server.assert_works("flushed");
+    // What a network script does that knows nothing of the bridge.
+    host.ip("address add 198.18.1.2/24 dev enp2s0");
+    poll("an address of the uplink goes to the bridge", SOON, || server.is_moved().then_some(()));
+    host.switch().restart_vswitchd();
+    poll("all is there after ovs-vswitchd", SOON, || server.is_moved().then_some(()));
+    server.assert_works("ovs-vswitchd");
+    drop(daemon);
+}
+
+/// What a reboot leaves: conf.db and /var, another boot id, and a wired port that the operating
+/// system has given its addresses.
+fn reboot(server: &Server, number: u8) {
+    let host = &server.host;
+    kill_the_guard();
+    host.switch().kill_vswitchd();
+    for bridge in ["ovsbr0", "ovsbr1"] {
+        host.try_sh(&format!("ip link delete {bridge}"));
+    }
+    host.sh(&format!(
+        "rm -rf /run/ovs-port-agent; nft flush ruleset; ip link set enp2s0 group default
+         ip address flush dev enp2s0 scope global
+         echo 00000000-0000-4000-8000-00000000000{number} >/run/rig/boot{number}
+         mount --bind /run/rig/boot{number} /proc/sys/kernel/random/boot_id"
+    ));
+    for address in [server.wire.address(), server.wire.address6()] {
+        let (length, nodad) = if address.is_ipv4() { (24, "") } else { (64, "nodad") };
+        host.ip(&format!("address add {address}/{length} dev enp2s0 {nodad}"));
+    }
+    for (gateway, family) in [(server.wire.gateway(), "-4"), (server.wire.gateway6(), "-6")] {
+        host.ip(&format!("{family} route add default via {gateway} dev enp2s0 metric 100"));
+    }
+    host.switch().start_vswitchd();
+}
+
+#[test]
+fn a_boot_keeps_what_was_confirmed_and_asks_nothing() {
+    let server = Server::new();
+    let agent = server.host.port_agent();
+    agent.run("up --move-uplink");
+    agent.run("up --confirm");
+    for number in 1..=2 {
+        reboot(&server, number);
+        let said = agent.run("up");
+        assert!(
+            said.contains("198.18.1.2/24") && said.contains("taken over from enp2s0"),
+            "{said}"
+        );
+        assert!(!said.contains("onfirm"), "{said}");
+        assert!(server.is_moved());
+        let routes = server.default_routes();
+        assert!(
+            !routes.contains("enp2s0") && routes.matches("dev ovsbr0").count() == 2,
+            "{routes}"
+        );
+        server.assert_works("after a boot");
+    }
+    agent.run("down");
+    assert!(!server.is_moved());
+    server.assert_works("down after a boot");
+}
+
+#[test]
+fn a_boot_before_the_confirmation_leaves_the_uplink_as_it_is() {
+    let server = Server::new();
+    let agent = server.host.port_agent();
+    agent.run("up --move-uplink");
+    reboot(&server, 1);
+    let said = agent.run("up");
+    assert!(said.contains("left as it is: the host was rebooted"), "{said}");
+    assert!(!server.is_moved());
+    assert_eq!(server.host.vsctl("list-ports ovsbr0").trim(), "");
+    server.assert_works("after the boot");
+    let late = agent.output("up --confirm");
+    assert!(late.stderr.contains("rebooted before anybody confirmed it"), "{late}");
+}

@@ -140,7 +140,11 @@ fn a_pod_is_one_attachment() {
     let first = podman.start("first", "--network blue");
     let before = host.snapshot();
     let image = image::NAME;
-    podman.run("pod create --name shop --network blue:ip=10.30.0.50 --network pool");
+    // The order of networks is not the user's, unless the interfaces are named.
+    podman.run(
+        "pod create --name shop --network blue:ip=10.30.0.50,interface_name=eth0 \
+         --network pool:interface_name=eth1",
+    );
     for name in ["web", "db"] {
         podman.run(&format!("run -d --pod shop --name {name} {image}"));
     }

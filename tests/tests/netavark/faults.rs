@@ -60,7 +60,9 @@ fn points(lab: &Lab) -> Vec<(String, usize)> {
         };
         let count = counts.entry(name).or_default();
         *count += 1;
-        if started {
+        // Files are opened a hundred times: a few of them stand for all.
+        let many = ["openat", "fcntl"].contains(&name);
+        if started && !(many && !count.is_multiple_of(5)) {
             points.push((name.to_owned(), *count));
         }
     }

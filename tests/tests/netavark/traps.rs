@@ -1,4 +1,19 @@
-//! What Podman 5 and netavark do that one does not expect, each seen with the real ones.
+//! What Podman 5 and netavark do that one does not expect, each seen with the real ones. Here, or:
+//!
+//! | trap | test |
+//! |---|---|
+//! | a setup that fails is undone by nobody | `faults::a_setup_that_fails_undoes_itself` |
+//! | a plugin that is killed says nothing | `faults::a_setup_that_is_killed_is_collected` |
+//! | an answer that nobody reads | `faults::an_answer_that_nobody_reads_undoes_the_setup` |
+//! | a namespace that has gone means no teardown | `faults::what_a_crash_leaves_is_collected`, `a_lost_namespace_is_no_obstacle` |
+//! | reload is teardown and setup in a namespace that lives | `containers_on_the_pool_talk_and_leave_nothing` |
+//! | connect and disconnect are setup and teardown | `networks_come_and_go_on_a_living_container` |
+//! | `-p` is shown as published, whoever does it | `tests/ports` |
+//! | Docker's API drops options | `callers::dockers_client_says_options_as_labels`, `callers::dockers_compose_runs_the_example` |
+//! | an error with any key but `error` | `the_plugin_itself_speaks_as_netavark_expects` |
+//! | `dns_enabled` comes as true | `containers_on_the_pool_talk_and_leave_nothing` |
+//! | `--ip` reaches a network without addresses | `an_internal_network_and_one_without_addresses` |
+//! | an allocator of Podman's own | `a_network_with_subnets_has_a_gateway_and_one_allocator` |
 
 use rig::{Command, Host, INTERNET};
 

@@ -1,8 +1,37 @@
 //! A user's day: what one types and what there is then.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
 use rig::{Host, INTERNET};
 
 use crate::{host, nothing_left, refused, up};
+
+#[test]
+fn the_page_starts_with_a_session_that_works() {
+    let (host, _driver, docker) = host();
+    let page = host.shipped("docs/docker.md");
+    let session = page.split("```console\n").nth(1).unwrap().split("```").next().unwrap();
+    let lines: Vec<_> = session.lines().map(|line| line.strip_prefix("# ").unwrap()).collect();
+    let [up, setup @ .., question] = lines.as_slice() else { panic!("{session}") };
+    assert_eq!((*up, setup.len()), ("ovs-port-agent up && systemctl start ovs-agent-docker", 3));
+    for line in setup {
+        let args = line.strip_prefix("docker ").unwrap();
+        docker.run(&args.replace("nginx:stable", rig::Dockerd::IMAGE));
+    }
+    // What nginx does.
+    let one = docker.container("one");
+    let listener = one.inside(|| TcpListener::bind("0.0.0.0:80")).unwrap();
+    let answer = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept()?;
+        let mut request = [0; 4096];
+        let _length = stream.read(&mut request)?;
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nwelcome")
+    });
+    let question = question.strip_prefix("docker ").unwrap().replace("curl -s", "wget -q -O -");
+    assert_eq!(docker.run(&question), "welcome");
+    answer.join().unwrap().unwrap();
+}
 
 #[test]
 fn an_endpoint_is_what_its_options_say() {

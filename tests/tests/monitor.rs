@@ -319,7 +319,8 @@ fn a_storm_of_five_hundred_is_absorbed() {
     let heap = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     let heap: u64 = heap.trim().trim_end_matches(" kB").parse().unwrap();
     eprintln!("idle: {spent} ticks in 5 s, {heap} KiB of heap and stacks");
-    assert!(heap < 8 * 1024, "{heap} KiB of heap and stacks");
+    // The rest of the 20 MiB is the program itself.
+    assert!(heap < 10 * 1024, "{heap} KiB of heap and stacks");
     let ended = Instant::now();
     drop(many);
     poll("all of them are gone", Duration::from_secs(120), || {

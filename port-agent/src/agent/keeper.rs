@@ -60,7 +60,6 @@ fn keep(agent: &Agent) -> Result<(), Failure> {
         });
         if changed {
             agent.changes.send_modify(|count| *count += 1);
-            memory::give_back();
         }
         let heard = news.drain().unwrap_or_else(|error| {
             tracing::warn!(error = %sentence(&error), "the kernel cannot be followed");
@@ -86,12 +85,14 @@ fn keep(agent: &Agent) -> Result<(), Failure> {
                 Err(why) => Some(format!("the host is not as it should be: {why}")),
             };
             looked = Instant::now();
+            memory::give_back();
         } else if watch.is_some() && changed {
             // Somebody may have removed a port; the kernel would not say.
             match host::restore(engine) {
                 Ok(steps) => say(&steps),
                 Err(why) => trouble = Some(format!("a port is lost: {why}")),
             }
+            memory::give_back();
         }
         match &trouble {
             Some(why) => agent.health.trouble(PART, why.clone()),

@@ -110,6 +110,44 @@ fn a_storm_of_changes_ends_right() {
 }
 
 #[test]
+fn the_block_is_right_after_five_hundred_changes_in_a_second_and_a_rewrite() {
+    let host = Host::new();
+    let debounce = Duration::from_millis(500);
+    let _agent = start(&host);
+    // Ten transactions of fifty rows each, one right after the other.
+    let ids = |n: usize| {
+        format!(
+            "external_ids='{{owner=ovs-agent,ovs-agent-network=n,ovs-agent-container=c{n},ovs-agent-ifname=eth0}}'"
+        )
+    };
+    let mut script = String::new();
+    for tens in 0..10 {
+        script.push_str("ovs-vsctl --no-wait");
+        for n in tens * 50..(tens + 1) * 50 {
+            script.push_str(&format!(" -- add-port ovsbr1 p{n} tag=5 -- set Port p{n} {}", ids(n)));
+        }
+        script.push('\n');
+    }
+    host.sh(&script);
+    let shown = || interfaces().matches("iface p").count();
+    let end = std::time::Instant::now();
+    poll("all of them are shown", SOON, || (shown() == 500).then_some(()));
+    // Said of an idle machine it is the debounce itself; this one has other tests to run.
+    assert!(end.elapsed() < debounce + Duration::from_secs(5), "{:?}", end.elapsed());
+    // Proxmox writes a file of its own beside this one and puts it in its place; whatever it makes
+    // of our block, the next change of the switch makes it right.
+    let user = "auto lo\niface lo inet loopback\n\nauto vmbr0\niface vmbr0 inet manual\n";
+    host.sh("cp -p /etc/network/interfaces /etc/network/interfaces.new");
+    host.write("/etc/network/interfaces.new", user);
+    host.sh("mv /etc/network/interfaces.new /etc/network/interfaces");
+    host.sh("ovs-vsctl --no-wait del-port p7");
+    poll("the block is back", SOON, || (shown() == 499).then_some(()));
+    let now = interfaces();
+    assert!(now.starts_with(user) && !now.contains("iface p7 "), "{now}");
+    assert_eq!(now.matches("# BEGIN ovs-port-agent").count(), 1, "{now}");
+}
+
+#[test]
 fn the_agent_survives_its_switch_and_repairs_the_host() {
     let host = Host::new();
     let agent = start(&host);

@@ -425,6 +425,20 @@ pub(super) fn unguard(uplink: &IfName, netlink: &mut Netlink) -> Result<(), Erro
     }
 }
 
+/// [`unguard`] for all but the `plugged`: also those whose unplugging was killed half way, and
+/// those that somebody else had plugged in.
+pub(super) fn unguard_all_but(
+    plugged: &BTreeSet<&IfName>,
+    netlink: &mut Netlink,
+) -> Result<(), Error> {
+    for link in netlink.links()? {
+        if link.group == UPLINK_GROUP && !plugged.contains(&link.name) {
+            netlink.set_group(link.index, 0)?;
+        }
+    }
+    Ok(())
+}
+
 /// Lowers an uplink that we raised, unless somebody uses it by now.
 fn lower(
     bridge: &IfName,

@@ -152,6 +152,11 @@ impl Work {
             let acts = bridge::ensure(config, bridge, moves, (ovsdb, netlink), &mut book)?;
             steps.push(Step::new(format!("bridge {}", bridge.name), acts));
         }
+        let plugged = config.bridges.iter().filter_map(|bridge| match &bridge.mode {
+            Mode::Direct { uplink, .. } => uplink.as_ref(),
+            Mode::Nat { .. } => None,
+        });
+        bridge::unguard_all_but(&plugged.collect(), netlink)?;
         let networks = Networks::new(config);
         for network in networks.made()? {
             if network.gateway {
@@ -299,6 +304,7 @@ pub(super) fn take_down(
         let acts = bridge::remove(&name, ovsdb, netlink, book)?;
         steps.push(Step::new(format!("bridge {name}"), acts));
     }
+    bridge::unguard_all_but(&BTreeSet::new(), netlink)?;
     book.close()?;
     Ok(steps)
 }

@@ -6,6 +6,7 @@ mod install;
 mod machine;
 mod managers;
 mod reboot;
+mod runtimes;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;

@@ -8,13 +8,15 @@ use rig::{Chain, Container, Host, INTERNET, Uplink};
 use serde_json::{Value, json};
 
 /// Files that run nothing by themselves, and where they are run instead.
-const ELSEWHERE: [(&str, &str); 10] = [
+const ELSEWHERE: [(&str, &str); 15] = [
     ("conf/50-ovs-agent.conflist", "podman.rs and containerd.rs"),
-    (
-        "conf/ovs-port-agent.service",
-        "its commands in install.rs; not by systemd, which the rig has not",
-    ),
-    ("conf/ovs-agent-docker.service", "its command in docker.rs; not by systemd"),
+    ("conf/70-ovs-agent.link", "booted/managers.rs"),
+    ("conf/70-ovs-agent.network", "booted/managers.rs"),
+    ("conf/70-ovs-agent.rules", "booted/managers.rs"),
+    ("conf/90-ovs-agent.conf", "booted/managers.rs"),
+    ("conf/dev.ovs.PortAgent1.conf", "bus.rs"),
+    ("conf/ovs-port-agent.service", "booted/install.rs"),
+    ("conf/ovs-agent-docker.service", "booted/docker.rs"),
     ("examples/README.md", "read by people"),
     ("examples/docker/compose.yaml", "docker/compose.rs"),
     ("examples/podman/blue.network", "netavark/callers.rs"),

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use shared::attachment::Record;
 use shared::network::Network;
 use shared::network::gateway::Networks;
+use shared::publish::Holder;
 
 use crate::call::{Call, guard_netns};
 use crate::delegate::{Delegate, Subject};
@@ -14,6 +15,9 @@ use crate::memo::{Delegated, Memo};
 use crate::netconf::Envelope;
 use crate::result::{self, Handed};
 use crate::{del, network, request};
+
+/// The runtime that binds published ports itself, as its process is named.
+const PODMAN: &str = "podman";
 
 /// Plugs in; returns the result document.
 pub(crate) fn run(environment: &Environment, envelope: Envelope) -> Result<Value, Error> {
@@ -31,7 +35,9 @@ pub(crate) fn run(environment: &Environment, envelope: Envelope) -> Result<Value
 
 /// Publishes the ports; an attachment whose ports cannot be is none.
 fn publish(call: &Call<'_>, record: &Record) -> Result<(), Error> {
-    let Err(cause) = call.engine.publish(&record.key, &call.conf.ports) else { return Ok(()) };
+    let holder = if record.caller == PODMAN { Holder::Runtime } else { Holder::Agent };
+    let published = call.engine.publish_held(&record.key, &call.conf.ports, holder);
+    let Err(cause) = published else { return Ok(()) };
     match del::detach(&call.engine, &record.key, call.environment, None) {
         Ok(()) => Err(cause.into()),
         Err(left) => {

@@ -8,7 +8,7 @@ use shared::attachment::record::Labels;
 use shared::attachment::{Addressing, AttachRequest, Engine, Key, Runtime};
 use shared::config::Config;
 use shared::mac::Mac;
-use shared::publish::PortMapping;
+use shared::publish::{Holder, PortMapping};
 
 use super::error::Error;
 use super::network::{Addresses, PodmanNetwork, addresses_of, identifier, part, typed};
@@ -38,7 +38,7 @@ pub(super) fn run(input: &Map<String, Value>, netns: &Path) -> Result<Value, Err
     let call = Call::read(input)?;
     let config = super::config()?;
     let request = call.request(&config, netns)?;
-    let record = Engine::new(config).attach_published(&request, &call.ports)?;
+    let record = Engine::new(config).attach_published(&request, &call.ports, Holder::Runtime)?;
     Ok(reply::render(&record, &call.network.dns))
 }
 

@@ -7,7 +7,7 @@ use super::request::AttachRequest;
 use super::{Engine, Error};
 use crate::control;
 use crate::error::sentence;
-use crate::publish::{self, PortMapping, Publication, PublishedPort, Request};
+use crate::publish::{self, Holder, PortMapping, Publication, PublishedPort, Request};
 use crate::state;
 
 /// How long the agent may take to bind the ports of a container, and to forward them.
@@ -23,12 +23,22 @@ impl Engine {
     /// # Errors
     /// Nothing is published then. [`publish::Error::NoAgent`] without a running agent.
     pub fn publish(&self, key: &Key, ports: &[PortMapping]) -> Result<Vec<PortMapping>, Error> {
+        self.publish_held(key, ports, Holder::Agent)
+    }
+
+    /// [`Engine::publish`] for a runtime that may bind the ports itself.
+    pub fn publish_held(
+        &self,
+        key: &Key,
+        ports: &[PortMapping],
+        holder: Holder,
+    ) -> Result<Vec<PortMapping>, Error> {
         if ports.is_empty() {
             self.withdraw(key);
             return Ok(Vec::new());
         }
         publish::check(ports)?;
-        let request = Request { key: key.clone(), ports: ports.to_vec() };
+        let request = Request { key: key.clone(), ports: ports.to_vec(), holder };
         let asked = control::ask(&self.state(), "publish", &request, PUBLISH_DEADLINE);
         Ok(asked.map_err(publish::Error::from)?)
     }
@@ -65,22 +75,17 @@ impl Engine {
         true
     }
 
-    /// [`Engine::attach`] and [`Engine::publish`]: both, or neither.
+    /// [`Engine::attach`] and [`Engine::publish_held`]: both, or neither.
     pub fn attach_published(
         &self,
         request: &AttachRequest,
         ports: &[PortMapping],
+        holder: Holder,
     ) -> Result<Record, Error> {
         let record = self.attach(request)?;
-        self.publish_or_detach(&record.key, ports)?;
-        Ok(record)
-    }
-
-    /// [`Engine::publish`] for what has just been plugged in: unplugged again if that fails.
-    pub fn publish_or_detach(&self, key: &Key, ports: &[PortMapping]) -> Result<(), Error> {
-        match self.publish(key, ports) {
-            Ok(_) => Ok(()),
-            Err(cause) => match self.detach(key) {
+        match self.publish_held(&record.key, ports, holder) {
+            Ok(_) => Ok(record),
+            Err(cause) => match self.detach(&record.key) {
                 Ok(_) => Err(cause),
                 Err(left) => Err(Error::Left { cause: Box::new(cause), left: Box::new(left) }),
             },

@@ -19,7 +19,7 @@ use super::table::{
     plain, protocol,
 };
 use super::{Error, nft};
-use crate::publish::{PortMapping, Publication};
+use crate::publish::{PortMapping, Publication, Relay};
 use crate::state::{self, State};
 
 const DSTNAT: &str = "dstnat";
@@ -61,6 +61,7 @@ impl Elements {
                     elements.add(mapping, target.ip);
                 }
             }
+            publication.relays.iter().for_each(|relay| elements.add_relay(relay));
         }
         elements
     }
@@ -84,6 +85,20 @@ impl Elements {
             }
         }
         Ok(elements)
+    }
+
+    /// A port of the loopback, to the agent's socket there.
+    fn add_relay(&mut self, relay: &Relay) {
+        let here = match relay.to.ip() {
+            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        };
+        let map = if here.is_ipv4() { AT_V4 } else { AT_V6 };
+        let mut key = octets(here);
+        key.extend([relay.mapping.protocol.number(), 0, 0, 0]);
+        key.extend(port(relay.mapping.host_port));
+        let data = [octets(relay.to.ip()), port(relay.to.port()).to_vec()].concat();
+        self.0.entry(map).or_default().insert((key, data));
     }
 
     fn add(&mut self, mapping: &PortMapping, to: IpAddr) {
@@ -210,19 +225,28 @@ pub(super) fn rules() -> Vec<Rule> {
         rule(DSTNAT, "from our networks", &[inside(Meta::IifName, GATEWAYS), jump(PUBLISHED)]),
         rule(DSTNAT, "from ipv4 uplinks", &[v4.clone(), uplinks(UPLINKS_V4), jump(PUBLISHED)]),
         rule(DSTNAT, "from ipv6 uplinks", &[v6.clone(), uplinks(UPLINKS_V6), jump(PUBLISHED)]),
+        rule(DSTNAT_LOCAL, "ipv4 loopback a runtime holds", &[to(LOOPBACK_V4), at(false)]),
+        rule(DSTNAT_LOCAL, "ipv6 loopback a runtime holds", &[to(LOOPBACK_V6), at(true)]),
         rule(DSTNAT_LOCAL, "ipv4 loopback is the agent's", &[to(LOOPBACK_V4), accept()]),
         rule(DSTNAT_LOCAL, "ipv6 loopback is the agent's", &[to(LOOPBACK_V6), accept()]),
         rule(DSTNAT_LOCAL, "from the host", &[jump(PUBLISHED)]),
     ];
-    for (family, is_v6, at, any) in [(v4, false, AT_V4, ANY_V4), (v6, true, AT_V6, ANY_V6)] {
-        let found = |map| vec![Expression::Map(map), Expression::Dnat { v6: is_v6 }];
-        let (offset, length, slots) = if is_v6 { (24, 16, 4) } else { (16, 4, 1) };
-        let address = vec![Expression::Network { offset, length }];
-        let parts = [family.clone(), address, wanted(slots), found(at)];
-        rules.push(rule(PUBLISHED, at, &parts));
-        rules.push(rule(PUBLISHED, any, &[family, local(), wanted(0), found(any)]));
+    for (family, v6, name, any) in [(v4, false, AT_V4, ANY_V4), (v6, true, AT_V6, ANY_V6)] {
+        rules.push(rule(PUBLISHED, name, &[family.clone(), at(v6)]));
+        let found = vec![Expression::Map(any), Expression::Dnat { v6 }];
+        rules.push(rule(PUBLISHED, any, &[family, local(), wanted(0), found]));
     }
     rules
+}
+
+/// Sent on by the map whose keys begin with the address.
+fn at(v6: bool) -> Vec<Expression> {
+    let (offset, length, slots) = if v6 { (24, 16, 4) } else { (16, 4, 1) };
+    let map = if v6 { AT_V6 } else { AT_V4 };
+    let mut parts = vec![Expression::Network { offset, length }];
+    parts.extend(wanted(slots));
+    parts.extend([Expression::Map(map), Expression::Dnat { v6 }]);
+    parts
 }
 
 /// Protocol and port of a packet, as keys of the maps have them from a slot on.
@@ -246,7 +270,7 @@ fn to(net: IpNet) -> Vec<Expression> {
 mod tests {
     use super::*;
     use crate::key::Key;
-    use crate::publish::{Protocol, Target};
+    use crate::publish::{Holder, Protocol, Target};
 
     fn publication(host_ip: Option<&str>, targets: &[(&str, bool)]) -> Publication {
         let target = |&(ip, routed): &(&str, bool)| Target { ip: ip.parse().unwrap(), routed };
@@ -264,6 +288,8 @@ mod tests {
                 container_port: 80,
             }],
             targets: targets.iter().map(target).collect(),
+            holder: Holder::Agent,
+            relays: Vec::new(),
         }
     }
 
@@ -295,6 +321,18 @@ mod tests {
         let (key, data) = elements.of_map(AT_V4).next().unwrap();
         assert_eq!(key[..], [1, 2, 3, 4, 6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
         assert_eq!(data[..], [10, 0, 0, 1, 0, 80, 0, 0]);
+    }
+
+    #[test]
+    fn a_relay_is_found_at_its_loopback_address() {
+        let mut publication = publication(None, &[("10.0.0.1", true)]);
+        let to = "127.0.0.1:40000".parse().unwrap();
+        publication.relays.push(Relay { mapping: publication.ports[0], to });
+        assert_eq!(maps(&publication), [AT_V4, ANY_V4]);
+        let elements = Elements::of([&publication]);
+        let (key, data) = elements.of_map(AT_V4).next().unwrap();
+        assert_eq!(key[..], [127, 0, 0, 1, 6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
+        assert_eq!(data[..], [127, 0, 0, 1, 0x9c, 0x40, 0, 0]);
     }
 
     #[test]

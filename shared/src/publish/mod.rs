@@ -6,7 +6,7 @@
 
 mod mapping;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,30 @@ pub struct Request {
     pub key: Key,
     /// In place of all that were published for it before.
     pub ports: Vec<PortMapping>,
+    /// Who binds them.
+    #[serde(default)]
+    pub holder: Holder,
+}
+
+/// Who binds published ports, so that nobody else can have them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Holder {
+    /// The agent.
+    #[default]
+    Agent,
+    /// The runtime itself. Podman binds each port, on IPv4 where no address is given, and keeps it
+    /// for as long as the container runs, without ever answering there.
+    Runtime,
+}
+
+/// A port of the loopback that the runtime holds, and where the agent listens in its stead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// The port.
+    pub mapping: PortMapping,
+    /// The agent's socket, on 127.0.0.1 or ::1.
+    pub to: SocketAddr,
 }
 
 /// What is published for one attachment, as it stands in `/run/ovs-port-agent/ports`: an agent
@@ -40,6 +64,12 @@ pub struct Publication {
     pub ports: Vec<PortMapping>,
     /// Where they lead, at most one address of each family.
     pub targets: Vec<Target>,
+    /// Who binds them.
+    #[serde(default)]
+    pub holder: Holder,
+    /// Where they are served on the loopback, if the runtime holds them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<Relay>,
 }
 
 /// An address of a container.
@@ -130,7 +160,7 @@ pub enum Error {
         /// As it was asked for.
         mapping: PortMapping,
         /// The address and port that could not be bound.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
     },
     /// None of a range is free.
     #[error("port {mapping} cannot be published: none of {first} to {last} is free")]

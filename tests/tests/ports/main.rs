@@ -7,6 +7,7 @@ mod keeping;
 mod lifecycle;
 mod reach;
 mod rules;
+mod runtimes;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -39,8 +40,12 @@ impl Lab {
     /// With some lines of configuration beside the bridges that come without any.
     fn with(config: &str) -> Self {
         let host = Host::new();
-        let wire = host.uplink("eth0", 1).addressed(&host).routed(&host, 100);
         host.config(config);
+        Self::of(host)
+    }
+
+    fn of(host: Host) -> Self {
+        let wire = host.uplink("eth0", 1).addressed(&host).routed(&host, 100);
         let agent = start(&host);
         Self { agent, wire, host }
     }

@@ -9,7 +9,7 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, getsockname, listen,
     setsockopt, socket, sockopt,
 };
-use shared::publish::{Error, PortMapping, Protocol, Publication};
+use shared::publish::{Error, Holder, PortMapping, Protocol, Publication, Relay};
 
 use super::{Serving, tcp, udp};
 
@@ -48,9 +48,78 @@ impl Door {
     }
 }
 
+/// What is open for one mapping.
+#[derive(Debug)]
+pub(super) struct Opened {
+    /// With the port that was chosen.
+    pub(super) settled: PortMapping,
+    pub(super) doors: Vec<Door>,
+    /// Where it is served on the loopback, if the runtime holds it.
+    pub(super) relay: Option<Relay>,
+}
+
+/// Opens a mapping that `holder` binds: see [`open_ours`] and [`open_theirs`].
+pub(super) fn open(
+    mapping: &PortMapping,
+    holder: Holder,
+    restoring: Restoring,
+    taken: impl Fn(&PortMapping) -> Result<(), Error>,
+) -> Result<Opened, Error> {
+    match holder {
+        Holder::Agent => {
+            let (settled, doors) = open_ours(mapping, restoring, taken)?;
+            Ok(Opened { settled, doors, relay: None })
+        }
+        Holder::Runtime => open_theirs(mapping, restoring, taken),
+    }
+}
+
+/// Binds what the runtime does not, and a socket on the loopback in its stead.
+fn open_theirs(
+    mapping: &PortMapping,
+    restoring: Restoring,
+    taken: impl Fn(&PortMapping) -> Result<(), Error>,
+) -> Result<Opened, Error> {
+    let settled = mapping.at(mapping.host_port);
+    taken(&settled)?;
+    let mut doors = Vec::new();
+    if mapping.host_ip.is_none() {
+        let v6 = PortMapping { host_ip: Some(Ipv6Addr::UNSPECIFIED.into()), ..settled };
+        match bind_all(&v6, &v6, restoring) {
+            Ok(bound) => doors.extend(bound),
+            // A kernel without IPv6.
+            Err(Error::Socket { source, .. })
+                if source.raw_os_error() == Some(nix::libc::EAFNOSUPPORT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let loopback: IpAddr = match mapping.host_ip {
+        None => Ipv4Addr::LOCALHOST.into(),
+        // Reached at an address of the host: nftables sends that on, whoever calls.
+        Some(ip) if !ip.is_unspecified() && !ip.is_loopback() => {
+            return Ok(Opened { settled, doors, relay: None });
+        }
+        Some(IpAddr::V4(_)) => Ipv4Addr::LOCALHOST.into(),
+        Some(IpAddr::V6(_)) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let any = SocketAddr::new(loopback, 0);
+    let fd = bound(mapping.protocol, any, restoring).map_err(|e| refused(&settled, any, e))?;
+    let door = match mapping.protocol {
+        Protocol::Tcp => Door::Tcp(fd.into()),
+        Protocol::Udp => Door::Udp(fd.into()),
+    };
+    let to = match &door {
+        Door::Tcp(listener) => listener.local_addr(),
+        Door::Udp(socket) => socket.local_addr(),
+    };
+    let to = to.map_err(|source| Error::Socket { mapping: settled, source })?;
+    doors.push(door);
+    Ok(Opened { settled, doors, relay: Some(Relay { mapping: settled, to }) })
+}
+
 /// Binds a mapping on every address it says; `taken` refuses one that a container of ours has.
 /// Returns it with the port that was chosen.
-pub(super) fn open(
+fn open_ours(
     mapping: &PortMapping,
     restoring: Restoring,
     taken: impl Fn(&PortMapping) -> Result<(), Error>,

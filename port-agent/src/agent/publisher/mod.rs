@@ -16,13 +16,15 @@ use std::time::Duration;
 use shared::attachment::{self, Record};
 use shared::error::sentence;
 use shared::key::Key;
-use shared::publish::{Error, PortMapping, Publication, PublishedPort, Request, Target, check};
+use shared::publish::{
+    Error, Holder, PortMapping, Publication, PublishedPort, Request, Target, check,
+};
 use shared::{nat, network, state};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
-use self::door::{Door, Restoring};
+use self::door::{Door, Opened, Restoring};
 use super::Agent;
 use crate::Failure;
 
@@ -54,9 +56,10 @@ impl Holding {
     }
 
     /// Whether it is what is asked for, and whole.
-    fn serves(&self, wanted: &[PortMapping], targets: &[Target]) -> bool {
+    fn serves(&self, wanted: &[PortMapping], targets: &[Target], holder: Holder) -> bool {
         let ports = &self.publication.ports;
-        ports.len() == wanted.len()
+        self.publication.holder == holder
+            && ports.len() == wanted.len()
             && self.publication.targets == targets
             && self.doors.iter().all(|(_, door)| door.is_ok())
             && ports.iter().zip(wanted).all(|(settled, asked)| asked.settles_as(settled))
@@ -119,7 +122,9 @@ impl Publisher {
         };
         let mut wanted = request.ports;
         wanted.retain(|mapping| !elsewhere(mapping));
-        if let Some(holding) = held.get(&key).filter(|holding| holding.serves(&wanted, &targets)) {
+        if let Some(holding) =
+            held.get(&key).filter(|holding| holding.serves(&wanted, &targets, request.holder))
+        {
             return Ok(holding.publication.ports.clone());
         }
         // Its own ports are free for it.
@@ -128,15 +133,18 @@ impl Publisher {
             self.forget(agent, &key).await?;
             return Ok(wanted);
         }
-        let opened = open(&held, &wanted);
-        let (ports, doors): (Vec<_>, Vec<_>) = match opened {
-            Ok(opened) => opened.into_iter().unzip(),
+        let opened = match open(&held, &wanted, request.holder) {
+            Ok(opened) => opened,
             Err(error) => {
                 self.forget(agent, &key).await?;
                 return Err(error.into());
             }
         };
-        let publication = Publication { key: key.clone(), ports: ports.clone(), targets };
+        let ports: Vec<_> = opened.iter().map(|opened| opened.settled).collect();
+        let relays = opened.iter().filter_map(|opened| opened.relay).collect();
+        let holder = request.holder;
+        let publication =
+            Publication { key: key.clone(), ports: ports.clone(), targets, holder, relays };
         let written = publication.clone();
         let noted = agent.call(move |agent| {
             let state = agent.engine.state();
@@ -148,10 +156,11 @@ impl Publisher {
             self.forget(agent, &key).await?;
             return Err(error);
         }
-        let serve = |(mapping, doors)| {
-            (mapping, serve_all(doors, &publication, mapping).map_err(|error| sentence(&error)))
+        let serve = |opened: Opened| {
+            let served = serve_all(opened.doors, &publication, opened.settled);
+            (opened.settled, served.map_err(|error| sentence(&error)))
         };
-        let doors = ports.iter().copied().zip(doors).map(serve).collect();
+        let doors = opened.into_iter().map(serve).collect();
         held.insert(key, Holding { name: record.name().to_owned(), doors, publication });
         Ok(ports)
     }
@@ -250,12 +259,14 @@ impl Publisher {
                     holding.close().await;
                 }
                 let holding = take_up(&held, publication.clone(), record);
+                self.note(agent, &holding, &publication).await?;
                 held.insert(publication.key, holding);
                 changed = true;
             } else if let Some(mut holding) = held.remove(&publication.key) {
                 // Docker's containers are named after they were started.
                 holding.name = record.name();
                 let holding = if well(&holding) { holding } else { retry(&held, holding) };
+                changed |= self.note(agent, &holding, &publication).await?;
                 held.insert(publication.key, holding);
             }
         }
@@ -264,6 +275,24 @@ impl Publisher {
         }
         self.report(agent, &held);
         Ok(())
+    }
+
+    /// Writes down where relays are now, if that is not what is on record.
+    async fn note(
+        &self,
+        agent: &Arc<Agent>,
+        holding: &Holding,
+        on_record: &Publication,
+    ) -> Result<bool, Failure> {
+        if holding.publication == *on_record {
+            return Ok(false);
+        }
+        let publication = holding.publication.clone();
+        let written = agent.call(move |agent| {
+            state::write(&Publication::path(&agent.engine.state(), &publication.key), &publication)
+        });
+        written.await.map_err(Failure::new)?;
+        Ok(true)
     }
 
     fn report(&self, agent: &Agent, held: &BTreeMap<Key, Holding>) {
@@ -292,18 +321,19 @@ fn sync(agent: &Agent) -> Result<(), attachment::Error> {
 fn open(
     held: &BTreeMap<Key, Holding>,
     wanted: &[PortMapping],
-) -> Result<Vec<(PortMapping, Vec<Door>)>, Error> {
-    let mut opened: Vec<(PortMapping, Vec<Door>)> = Vec::new();
+    holder: Holder,
+) -> Result<Vec<Opened>, Error> {
+    let mut all: Vec<Opened> = Vec::new();
     for mapping in wanted {
         let taken = |settled: &PortMapping| {
-            if opened.iter().any(|(other, _)| other.meets(settled)) {
+            if all.iter().any(|other| other.settled.meets(settled)) {
                 return Err(Error::Twice { mapping: *mapping });
             }
             refuse_taken(held, settled)
         };
-        opened.push(door::open(mapping, Restoring::No, taken)?);
+        all.push(door::open(mapping, holder, Restoring::No, taken)?);
     }
-    Ok(opened)
+    Ok(all)
 }
 
 fn refuse_taken(held: &BTreeMap<Key, Holding>, settled: &PortMapping) -> Result<(), Error> {
@@ -334,8 +364,13 @@ fn retry(held: &BTreeMap<Key, Holding>, mut holding: Holding) -> Holding {
             continue;
         }
         let taken = |settled: &PortMapping| refuse_taken(held, settled);
-        *door = door::open(mapping, Restoring::Yes, taken)
-            .and_then(|(_, doors)| serve_all(doors, &holding.publication, *mapping))
+        let publication = &mut holding.publication;
+        *door = door::open(mapping, publication.holder, Restoring::Yes, taken)
+            .and_then(|opened| {
+                publication.relays.retain(|relay| relay.mapping != *mapping);
+                publication.relays.extend(opened.relay);
+                serve_all(opened.doors, publication, *mapping)
+            })
             .map_err(|error| sentence(&error));
     }
     holding

@@ -352,11 +352,13 @@ impl Engine {
             remains.push(format!("its port: {}", sentence(&error)));
             false
         });
-        // Gone is given back.
-        if let Some(link) = link
-            && let Err(error) = give_back(&mut netlink, &link, record, adopted)
-        {
-            remains.push(format!("its interface {}: {}", record.port, sentence(&error)));
+        let given = link.map_or(Ok(()), |link| give_back(&mut netlink, &link, record, adopted));
+        match given {
+            // Gone is given back, meanwhile as well.
+            Ok(()) | Err(Error::Link(link::Error::Missing { .. })) => {}
+            Err(error) => {
+                remains.push(format!("its interface {}: {}", record.port, sentence(&error)));
+            }
         }
         if remains.is_empty() {
             Ok(found || record.complete)

@@ -10,7 +10,7 @@ use shared::attachment::Engine;
 use shared::error::sentence;
 use shared::link::Watch;
 use shared::network::host::Step;
-use shared::ovsdb::{self, Client};
+use shared::ovsdb;
 
 use super::{Agent, memory};
 use crate::{Failure, host, uplink};
@@ -21,9 +21,6 @@ pub(crate) const PART: &str = "keeper";
 /// Longest wait for a change before the ledger is looked after: what was written is on disk within
 /// a second.
 const TICK: Duration = Duration::from_millis(500);
-
-/// How long ovsdb-server may take for one answer.
-const OVSDB_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Between two tries to reach ovsdb-server, or to repair what could not be repaired.
 const RETRY: Duration = Duration::from_secs(1);
@@ -113,26 +110,22 @@ fn say(steps: &[Step]) {
 }
 
 /// Waits for one change at most, and shows it once the storm is over. True if there was one.
-fn follow(engine: &Engine, watch: &mut Option<Client>) -> Result<bool, ovsdb::Error> {
+fn follow(engine: &Engine, watch: &mut Option<ovsdb::Watch>) -> Result<bool, ovsdb::Error> {
     let config = engine.config();
     let fresh = watch.is_none();
-    let client = match watch {
-        Some(client) => client,
-        None => {
-            let mut client = Client::connect(&config.ovsdb, OVSDB_DEADLINE)?;
-            client.watch()?;
-            watch.insert(client)
-        }
+    let news = match watch {
+        Some(news) => news,
+        None => watch.insert(ovsdb::Watch::open(&config.ovsdb)?),
     };
     // Whatever changed while nobody followed is shown as well.
-    if !fresh && !client.changed(TICK)? {
+    if !fresh && !news.changed(TICK)? {
         return Ok(false);
     }
     // The first change of a storm is shown within `debounce_ms`, the last one soon after it.
     let debounce = Duration::from_millis(config.debounce_ms);
     let start = Instant::now();
     while let Some(left) = debounce.checked_sub(start.elapsed()).filter(|left| !left.is_zero()) {
-        if !client.changed(left.min(debounce / 4))? {
+        if !news.changed(left.min(debounce / 4))? {
             break;
         }
     }

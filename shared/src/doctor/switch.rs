@@ -7,7 +7,8 @@ use super::{Check, quoted};
 use crate::attachment::owner;
 use crate::config::{self, Mode, Uplink};
 use crate::name::IfName;
-use crate::network::bridge::{ROLE_UPLINK, is_ours, role_of};
+use crate::network::bridge::{is_ours, role_of};
+use crate::network::wire::ROLE_UPLINK;
 use crate::ovsdb::Port;
 
 pub(super) fn daemons(facts: &Facts) -> Vec<Check> {

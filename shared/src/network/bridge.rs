@@ -10,23 +10,20 @@ use ipnet::IpNet;
 use super::done::{Book, Done};
 use super::gateway::role;
 use super::uplink::Moves;
+use super::wire::{self, Wire};
 use super::{Error, OPEN_DEADLINE, OWNER, datapath};
 use crate::config::{self, Config, Mode};
 use crate::link::sysctl::{Family, Sysctl};
-use crate::link::{self, InstalledRoute, Link, Netlink, PROTOCOL, Route, UPLINK_GROUP};
+use crate::link::{self, InstalledRoute, Link, Netlink, PROTOCOL, Route};
 use crate::mac::Mac;
 use crate::name::IfName;
-use crate::ovsdb::{self, Bridge, Client, Port, PortSpec};
-use crate::vlan::PortVlan;
+use crate::ovsdb::{self, Bridge, Client};
 
 /// How long ovsdb-server may take for one answer.
 pub(super) const OVSDB_DEADLINE: Duration = Duration::from_secs(5);
 
 /// `external_ids:ovs-agent-role` of a bridge that we made.
 pub const ROLE_BRIDGE: &str = "bridge";
-
-/// `external_ids:ovs-agent-role` of an uplink that we plugged in.
-pub const ROLE_UPLINK: &str = "uplink";
 
 /// Metric of the default route through a direct bridge: behind NetworkManager's wired 100, before
 /// its wireless 600.
@@ -53,13 +50,6 @@ pub(crate) fn role_of(external_ids: &BTreeMap<String, String>) -> Option<&str> {
 struct Found {
     row: Option<Bridge>,
     uplink: Option<Wire>,
-}
-
-/// The uplink of a direct bridge.
-struct Wire {
-    link: Link,
-    /// Its row, if it is plugged into the bridge already.
-    port: Option<Port>,
 }
 
 /// Refuses what could not be done, and changes nothing.
@@ -127,7 +117,7 @@ pub(super) fn ensure(
             Some(row) => row.is_userspace(),
             None => ovsdb.view(&bridge.name)?.bridge.is_userspace(),
         };
-        plug_uplink(bridge, (wire, userspace), ovsdb, netlink, book, &mut acts)?;
+        wire::plug(bridge, (wire, userspace), ovsdb, netlink, book, &mut acts)?;
     }
     let (addresses, gateway) = match &bridge.mode {
         Mode::Direct { addresses, gateway, .. } => (addresses, *gateway),
@@ -163,7 +153,7 @@ pub(super) fn ensure(
     Ok(acts)
 }
 
-fn remember<T: PartialEq>(list: &mut Vec<T>, item: T) {
+pub(super) fn remember<T: PartialEq>(list: &mut Vec<T>, item: T) {
     if !list.contains(&item) {
         list.push(item);
     }
@@ -179,7 +169,7 @@ fn look(
     let row = row(&bridge.name, ovsdb)?;
     let uplink = match &bridge.mode {
         Mode::Direct { uplink: Some(uplink), .. } => {
-            Some(wire(bridge, uplink, moving, ovsdb, netlink)?)
+            Some(wire::look(bridge, uplink, moving, ovsdb, netlink)?)
         }
         _ => None,
     };
@@ -252,94 +242,6 @@ pub(super) fn skip_address_detection(gateway: &IfName) -> Result<(), Error> {
     }
 }
 
-/// The uplink, which must exist and be free or this bridge's own already.
-fn wire(
-    bridge: &config::Bridge,
-    name: &IfName,
-    moving: &BTreeSet<IfName>,
-    ovsdb: &mut Client,
-    netlink: &mut Netlink,
-) -> Result<Wire, Error> {
-    let link = netlink
-        .link(name)?
-        .ok_or_else(|| Error::NoUplink { uplink: name.clone(), bridge: bridge.name.clone() })?;
-    let taken = |owner: String| Error::UplinkTaken {
-        uplink: name.clone(),
-        bridge: bridge.name.clone(),
-        owner,
-    };
-    if let Some(port) = ovsdb.port(name)? {
-        return match port.bridge {
-            Some(owner) if owner != bridge.name => Err(taken(format!("bridge {owner}"))),
-            _ => Ok(Wire { link, port: Some(port) }),
-        };
-    }
-    // Everything on the kernel's datapath has the master "ovs-system".
-    if let Some(master) = link.master {
-        let owner = netlink.link_by_index(master)?;
-        return Err(taken(
-            owner.map_or_else(|| "another device".to_owned(), |o| o.name.to_string()),
-        ));
-    }
-    let addresses = addresses_of(netlink, &link)?;
-    if !addresses.is_empty() && !moving.contains(name) {
-        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        return Err(Error::UplinkHasAddress {
-            uplink: name.clone(),
-            bridge: bridge.name.clone(),
-            addresses: addresses.join(", "),
-        });
-    }
-    Ok(Wire { link, port: None })
-}
-
-/// The addresses somebody gave it: `fe80::/10` comes with every raised interface by itself.
-fn addresses_of(netlink: &mut Netlink, link: &Link) -> Result<Vec<IpNet>, Error> {
-    let mut addresses = netlink.addresses(link.index)?;
-    addresses
-        .retain(|address| !matches!(address.addr(), IpAddr::V6(v6) if v6.is_unicast_link_local()));
-    Ok(addresses)
-}
-
-fn plug_uplink(
-    bridge: &config::Bridge,
-    (wire, userspace): (&Wire, bool),
-    ovsdb: &mut Client,
-    netlink: &mut Netlink,
-    book: &mut Book,
-    acts: &mut Vec<String>,
-) -> Result<(), Error> {
-    let name = &wire.link.name;
-    if wire.port.is_none() {
-        let port = PortSpec {
-            name: name.clone(),
-            interface_type: String::new(),
-            // The real network's VLANs are the user's: an uplink carries them all.
-            vlan: PortVlan::all(),
-            ofport_request: None,
-            mac: None,
-            mtu_request: None,
-            protected: false,
-            external_ids: role(ROLE_UPLINK),
-            interface_external_ids: BTreeMap::new(),
-        };
-        ovsdb.add_port(&bridge.name, &port)?;
-        ovsdb.wait_open(name, OPEN_DEADLINE)?;
-        acts.push(format!("{name} plugged in"));
-    }
-    // The host's own stack would take each of its frames a second time.
-    if userspace && wire.link.group == 0 {
-        netlink.set_group(wire.link.index, UPLINK_GROUP)?;
-    }
-    // Also one that was plugged in before a reboot: a boot leaves it down.
-    if !wire.link.up {
-        book.note(&bridge.name, |done| remember(&mut done.raised_uplinks, name.clone()))?;
-        netlink.set_up(wire.link.index, true)?;
-        acts.push(format!("{name} set up"));
-    }
-    Ok(())
-}
-
 /// Asks ovs-vswitchd for the MTU; false if it was asked already. An adopted bridge gets its own
 /// wish back from `down`.
 fn set_mtu(
@@ -375,9 +277,9 @@ fn retire(
         Mode::Direct { gateway, uplink, .. } => (uplink.as_ref(), *gateway),
         Mode::Nat { .. } => (None, None),
     };
-    for port in uplinks(ovsdb)? {
+    for port in wire::uplinks(ovsdb)? {
         if port.bridge.as_ref() == Some(&bridge.name) && Some(&port.name) != wanted {
-            unplug_uplink(&bridge.name, &port, ovsdb, netlink, book)?;
+            wire::unplug(&bridge.name, &port, ovsdb, netlink, book)?;
             acts.push(format!("{} unplugged", port.name));
         }
     }
@@ -395,67 +297,6 @@ fn retire(
         book.note(&bridge.name, |done| done.addresses.retain(|other| other != old))?;
     }
     Ok(())
-}
-
-/// The uplinks we plugged in, on whatever bridge.
-pub(super) fn uplinks(ovsdb: &mut Client) -> Result<Vec<Port>, Error> {
-    Ok(ovsdb.ports_with(&role(ROLE_UPLINK))?)
-}
-
-/// Unplugs an uplink and lowers it if it was down before.
-fn unplug_uplink(
-    bridge: &IfName,
-    port: &Port,
-    ovsdb: &mut Client,
-    netlink: &mut Netlink,
-    book: &mut Book,
-) -> Result<(), Error> {
-    let generation = ovsdb.delete_ports(std::slice::from_ref(&port.uuid))?;
-    // A switch that does not run holds nothing; one that hangs must not keep the rest waiting.
-    ovsdb.wait_applied(generation, OVSDB_DEADLINE)?;
-    unguard(&port.name, netlink)?;
-    lower(bridge, &port.name, netlink, book)
-}
-
-/// The host's stack takes the frames of an uplink that is no port any more.
-pub(super) fn unguard(uplink: &IfName, netlink: &mut Netlink) -> Result<(), Error> {
-    match netlink.link(uplink)? {
-        Some(link) if link.group == UPLINK_GROUP => Ok(netlink.set_group(link.index, 0)?),
-        _ => Ok(()),
-    }
-}
-
-/// [`unguard`] for all but the `plugged`: also those whose unplugging was killed half way, and
-/// those that somebody else had plugged in.
-pub(super) fn unguard_all_but(
-    plugged: &BTreeSet<&IfName>,
-    netlink: &mut Netlink,
-) -> Result<(), Error> {
-    for link in netlink.links()? {
-        if link.group == UPLINK_GROUP && !plugged.contains(&link.name) {
-            netlink.set_group(link.index, 0)?;
-        }
-    }
-    Ok(())
-}
-
-/// Lowers an uplink that we raised, unless somebody uses it by now.
-fn lower(
-    bridge: &IfName,
-    uplink: &IfName,
-    netlink: &mut Netlink,
-    book: &mut Book,
-) -> Result<(), Error> {
-    if !book.of(bridge).raised_uplinks.contains(uplink) {
-        return Ok(());
-    }
-    if let Some(link) = netlink.link(uplink)?
-        && link.master.is_none()
-        && addresses_of(netlink, &link)?.is_empty()
-    {
-        netlink.set_up(link.index, false)?;
-    }
-    book.note(bridge, |done| done.raised_uplinks.retain(|other| other != uplink))
 }
 
 /// Whether the default route via `gateway` exists out of the bridge's interface `index`; an error
@@ -506,16 +347,16 @@ pub(super) fn remove(
     book: &mut Book,
 ) -> Result<Vec<String>, Error> {
     let mut acts = Vec::new();
-    for port in uplinks(ovsdb)? {
+    for port in wire::uplinks(ovsdb)? {
         if port.bridge.as_ref() == Some(name) {
-            unplug_uplink(name, &port, ovsdb, netlink, book)?;
+            wire::unplug(name, &port, ovsdb, netlink, book)?;
             acts.push(format!("{} unplugged", port.name));
         }
     }
     let done = book.of(name);
     // Unplugged by an earlier call that did not get to the end.
     for uplink in &done.raised_uplinks {
-        lower(name, uplink, netlink, book)?;
+        wire::lower(name, uplink, netlink, book)?;
     }
     let Some(row) = row(name, ovsdb)? else {
         // A call that was killed may have removed it just now. Whatever stays is somebody else's.

@@ -8,7 +8,7 @@ use super::bridge::{self, ROLE_BRIDGE, is_ours, role_of};
 use super::done::Book;
 use super::gateway::{Networks, ROLE_GATEWAY, gateway_port, role};
 use super::uplink::{self, Journal, Moves, Outcome, Phase};
-use super::{Error, listed};
+use super::{Error, listed, wire};
 use crate::config::{Config, Mode, Uplink};
 use crate::error::sentence;
 use crate::link::Netlink;
@@ -156,7 +156,7 @@ impl Work {
             Mode::Direct { uplink, .. } => uplink.as_ref(),
             Mode::Nat { .. } => None,
         });
-        bridge::unguard_all_but(&plugged.collect(), netlink)?;
+        wire::unguard_all_but(&plugged.collect(), netlink)?;
         let networks = Networks::new(config);
         for network in networks.made()? {
             if network.gateway {
@@ -304,7 +304,7 @@ pub(super) fn take_down(
         let acts = bridge::remove(&name, ovsdb, netlink, book)?;
         steps.push(Step::new(format!("bridge {name}"), acts));
     }
-    bridge::unguard_all_but(&BTreeSet::new(), netlink)?;
+    wire::unguard_all_but(&BTreeSet::new(), netlink)?;
     book.close()?;
     Ok(steps)
 }
@@ -324,7 +324,7 @@ fn bridges(
     let mut all = ours.clone();
     all.extend(config.bridges.iter().map(|bridge| bridge.name.clone()));
     all.extend(book.bridges().cloned());
-    all.extend(bridge::uplinks(ovsdb)?.into_iter().filter_map(|port| port.bridge));
+    all.extend(wire::uplinks(ovsdb)?.into_iter().filter_map(|port| port.bridge));
     Ok((ours, all))
 }
 

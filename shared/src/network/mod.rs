@@ -7,6 +7,7 @@ mod done;
 pub mod gateway;
 pub mod host;
 pub mod uplink;
+pub(crate) mod wire;
 
 use std::io;
 use std::net::IpAddr;

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::operation::{
+    DATABASE, by_name, by_uuid, catch_up, comment, insert, mutate, select, wait, wait_now,
+};
 use super::rows::{self, BRIDGE_COLUMNS, BadColumn, INTERFACE_COLUMNS, PORT_COLUMNS, Row};
 use super::wire::{Connection, Failure};
 use super::{Bridge, BridgeView, Endpoint, Error, Generation, Port, PortSpec, Uuid};
 use crate::mac::Mac;
 use crate::name::IfName;
-
-/// The database (ovs-vswitchd.conf.db(5)).
-const DATABASE: &str = "Open_vSwitch";
 
 /// How long `Interface.error` is taken for a passing state: ovs-vswitchd tries again when the
 /// device appears.
@@ -84,7 +84,7 @@ impl Client {
 
     /// Asks to be told of every change to bridges and to the VLANs and owners of ports (RFC 7047
     /// section 4.1.5); [`Self::changed`] waits for one.
-    pub fn watch(&mut self) -> Result<(), Error> {
+    pub(super) fn watch(&mut self) -> Result<(), Error> {
         let tables = json!({
             "Bridge": { "columns": ["name", "ports"] },
             "Port": { "columns": ["name", "vlan_mode", "tag", "trunks", "external_ids"] },
@@ -100,7 +100,7 @@ impl Client {
     }
 
     /// Waits until something watched has changed; false if nothing did within `deadline`.
-    pub fn changed(&mut self, deadline: Duration) -> Result<bool, Error> {
+    pub(super) fn changed(&mut self, deadline: Duration) -> Result<bool, Error> {
         self.connection
             .change(Instant::now() + deadline)
             .map_err(|failure| self.failed(failure, deadline))
@@ -592,59 +592,4 @@ fn no_bridge(name: &IfName) -> Error {
 /// The rows of a `select`.
 fn rows(result: &Value) -> &[Value] {
     result["rows"].as_array().map_or(&[], Vec::as_slice)
-}
-
-fn by_name(name: &IfName) -> Value {
-    json!([["name", "==", name.as_str()]])
-}
-
-fn by_uuid(uuid: &Uuid) -> Value {
-    json!([["_uuid", "==", uuid.to_json()]])
-}
-
-fn select(table: &str, condition: &Value, columns: &[&str]) -> Value {
-    json!({ "op": "select", "table": table, "where": condition, "columns": columns })
-}
-
-/// `uuid_name` names the new row inside its transaction. It must be an identifier (RFC 7047
-/// section 3.1, `<id>`): never a port's name, which may hold a dash or a dot.
-fn insert(table: &str, uuid_name: &str, row: &Value) -> Value {
-    json!({ "op": "insert", "table": table, "uuid-name": uuid_name, "row": row })
-}
-
-fn mutate(table: &str, condition: &Value, mutations: &Value) -> Value {
-    json!({ "op": "mutate", "table": table, "where": condition, "mutations": mutations })
-}
-
-/// Holds the transaction back until the rows compare as said, at most `timeout`.
-fn wait(
-    table: &str,
-    condition: &Value,
-    columns: &[&str],
-    until: &str,
-    rows: &Value,
-    timeout: Duration,
-) -> Value {
-    // Rounded up: 0 would be no wait at all.
-    let millis = u64::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(u64::MAX);
-    json!({
-        "op": "wait", "timeout": millis, "table": table, "where": condition, "columns": columns,
-        "until": until, "rows": rows,
-    })
-}
-
-/// A guard: the transaction fails at once unless the rows are these.
-fn wait_now(table: &str, condition: &Value, columns: &[&str], rows: &Value) -> Value {
-    wait(table, condition, columns, "==", rows, Duration::ZERO)
-}
-
-/// Asks ovs-vswitchd to say when it has applied this transaction (ovs-vswitchd.conf.db(5),
-/// `next_cfg`).
-fn catch_up() -> Value {
-    mutate(DATABASE, &json!([]), &json!([["next_cfg", "+=", 1]]))
-}
-
-/// What the database's log says of the transaction.
-fn comment(text: &str) -> Value {
-    json!({ "op": "comment", "comment": format!("ovs-agent: {text}") })
 }

@@ -2,8 +2,10 @@
 
 mod client;
 mod endpoint;
+mod operation;
 mod rows;
 pub mod vswitchd;
+mod watch;
 pub mod wire;
 
 use std::io;
@@ -12,6 +14,7 @@ use std::time::Duration;
 pub use client::{Client, Sent};
 pub use endpoint::{DEFAULT_SOCKET, Endpoint, EndpointError};
 pub use rows::{Bridge, BridgeView, Generation, Port, PortSpec, Uuid};
+pub use watch::Watch;
 
 use crate::error::{Fault, Kind};
 

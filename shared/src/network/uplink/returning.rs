@@ -12,6 +12,7 @@ use crate::nat;
 use crate::network::bridge::{self, OVSDB_DEADLINE, is_ours};
 use crate::network::done::{Book, Done};
 use crate::network::gateway::Networks;
+use crate::network::wire;
 use crate::network::{Error, host};
 use crate::ovsdb::Client;
 use crate::state::{self, State};
@@ -176,7 +177,7 @@ impl Move {
                 Err(error) => return Err(error.into()),
             }
         }
-        bridge::unguard(&self.uplink, netlink)?;
+        wire::unguard(&self.uplink, netlink)?;
         if !uplink.up {
             netlink.set_up(uplink.index, true)?;
         }

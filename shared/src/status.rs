@@ -224,6 +224,11 @@ const WORKS: &str = "works";
 const OFF: &str = "off";
 const FAILS: &str = "fails";
 
+/// The agent's part on the system bus.
+const BUS: &str = "bus";
+/// Where the system bus listens (D-Bus specification, "Well-known message bus instances").
+const SYSTEM_BUS: &str = "/var/run/dbus/system_bus_socket";
+
 type Ports = BTreeMap<String, Port>;
 
 fn ports(engine: &Engine) -> Result<(Ports, BTreeMap<String, String>), crate::ovsdb::Error> {
@@ -260,7 +265,12 @@ impl Status {
                 self.say("agent", WORKS, "");
                 let report = state::read::<AgentReport>(&AgentReport::path(&engine.state()));
                 for (part, trouble) in report.ok().flatten().map(|r| r.parts).unwrap_or_default() {
-                    let state = if trouble.is_some() { FAILS } else { WORKS };
+                    let state = match &trouble {
+                        None => WORKS,
+                        // A host without a system bus lacks nothing that containers need.
+                        Some(_) if part == BUS && !Path::new(SYSTEM_BUS).exists() => OFF,
+                        Some(_) => FAILS,
+                    };
                     self.say(&format!("agent: {part}"), state, trouble.unwrap_or_default());
                 }
             }

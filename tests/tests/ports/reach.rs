@@ -42,7 +42,7 @@ fn a_port_is_reached_from_everywhere_over_tcp_and_udp() {
         refused(&stranger, address, rig::ECHO_PORT);
     }
 
-    let status = lab.host.port_agent().output("status").stdout;
+    let status = lab.host.port_agent().run("status");
     assert!(status.contains("*:8007") && status.contains(&format!("{own}:7")), "{status}");
 }
 

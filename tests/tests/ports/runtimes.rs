@@ -113,7 +113,7 @@ fn docker() {
     let late = docker.output(&format!("run -d --name next --network web -p 8007:7 {image}"));
     assert!(late.stderr.contains("8007:7/tcp cannot be published: "), "{late}");
     docker.output("rm -f next");
-    let listed = lab.host.port_agent().output("status").stdout;
+    let listed = lab.host.port_agent().run("status");
     assert!(listed.contains("*:8007") && listed.contains("127.0.0.1:8008"), "{listed}");
     drop(server);
 

@@ -32,8 +32,9 @@ fn a_killed_agent_takes_up_its_ports_again() {
     poll("the ports are held again", SOON, || tcp_from_host(ip("127.0.0.1"), 8007).ok());
     udp_from_host(ip("::1"), 8007).unwrap();
     TcpListener::bind("0.0.0.0:8009").expect("what went meanwhile stays gone");
-    let status = lab.host.port_agent().run("status");
-    assert!(status.contains("127.0.0.1:8001 is in use by another program"), "{status}");
+    let status = lab.host.port_agent().output("status");
+    assert!(!status.ok(), "{status}");
+    assert!(status.stdout.contains("127.0.0.1:8001 is in use by another program"), "{status}");
     drop(foreign);
     poll("the port is taken once it is free", SOON, || tcp_from_host(ip("127.0.0.1"), 8001).ok());
     lab.del(&web);

@@ -18,6 +18,7 @@ use shared::attachment::{
 };
 use shared::error::sentence;
 use shared::mac::Mac;
+use shared::name::IfName;
 use shared::network::Network;
 use shared::network::gateway::Networks;
 use shared::state;
@@ -452,8 +453,7 @@ impl Driver {
 /// Which attachment an endpoint is. Docker numbers the interface itself, later.
 fn key(network: &str, endpoint: &str) -> Key {
     let short = network.chars().take(12).collect();
-    let ifname = "eth0".parse().unwrap_or_else(|_| unreachable!("eth0 is an interface name"));
-    Key { network: short, container: endpoint.to_owned(), ifname }
+    Key { network: short, container: endpoint.to_owned(), ifname: IfName::known("eth0") }
 }
 
 fn attach_request(

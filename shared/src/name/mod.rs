@@ -30,7 +30,7 @@ pub struct NameError {
 
 impl IfName {
     /// A name that stands in this program.
-    pub(crate) fn known(name: &'static str) -> Self {
+    pub fn known(name: &'static str) -> Self {
         debug_assert!(name.parse::<Self>().is_ok(), "{name}");
         Self(name.to_owned())
     }

@@ -80,7 +80,7 @@ impl Driver {
     pub(crate) fn open(engine: Engine, dir: &Path) -> Result<Self, Error> {
         let this = Self {
             engine,
-            networks: Store::open(dir.join("networks"), Lasts::ForEver)?,
+            networks: Store::open(dir.join("networks"), Lasts::ForEverTwice)?,
             endpoints: Store::open(dir.join("endpoints"), Lasts::ThisBoot)?,
             ipam: Ipam::new(Store::open(dir.join("pools"), Lasts::ForEver)?),
             fresh_dockerd: AtomicBool::new(false),
@@ -191,8 +191,19 @@ impl Driver {
         Ok(self.engine.ensure_network(&network.place, network.mtu)?)
     }
 
+    /// Whether the host leads any network of Docker's on.
+    pub(crate) fn forwards(&self) -> bool {
+        let all = self.networks.all().unwrap_or_default();
+        all.iter().any(|network| network.place.gateway && !network.removed)
+    }
+
+    /// Where the engine keeps its state.
+    pub(crate) fn state(&self) -> state::State {
+        self.engine.state()
+    }
+
     /// Docker drops what it does not know when forwarding: our one rule in its chain.
-    fn pass_forward(&self) {
+    pub(crate) fn pass_forward(&self) {
         self.fresh_dockerd.store(false, Ordering::Relaxed);
         if let Err(error) = Engine::let_through() {
             tracing::error!(error = %sentence(&error), "Docker's rules may drop our traffic");
@@ -205,14 +216,8 @@ impl Driver {
                 self.remove_endpoint(&endpoint.network, &endpoint.id)?;
             }
         }
-        match self.networks.get(&request.network) {
-            Ok(Some(network)) => self.remove_network(network)?,
-            Ok(None) => {}
-            // It cannot be read, so nobody can know what it was.
-            Err(error) => {
-                tracing::error!(error = %sentence(&error), "a lost network is removed unseen");
-                self.networks.remove(&request.network)?;
-            }
+        if let Some(network) = self.networks.get(&request.network)? {
+            self.remove_network(network)?;
         }
         Ok(json!({}))
     }
@@ -441,6 +446,10 @@ impl Driver {
                 self.ipam.reclaim(&self.engine, &endpoint.addresses)?;
             }
         }
+        let endpoints = self.endpoints.all()?;
+        let in_use: Vec<_> =
+            endpoints.iter().flat_map(|endpoint| &endpoint.addresses).copied().collect();
+        self.ipam.collect(&self.engine, &in_use)?;
         for network in self.networks.all()? {
             if network.removed {
                 self.remove_network(network)?;

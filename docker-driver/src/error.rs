@@ -129,7 +129,7 @@ impl Fault for Error {
         match self {
             Self::Empty | Self::Timeout { .. } => Some("run the docker command again".to_owned()),
             Self::Field { hint, .. } | Self::Refused { hint, .. } => Some(hint.clone()),
-            Self::Unknown { what: "network", .. } => {
+            Self::Unknown { what: "network" | "address pool", .. } => {
                 Some("remove the network with \"docker network rm\" and create it anew".to_owned())
             }
             Self::State(error) => error.hint(),

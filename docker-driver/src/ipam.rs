@@ -24,6 +24,9 @@ pub(crate) const SPACE: &str = "ovs-agent";
 /// The same for networks of global scope, which this driver does not have.
 const GLOBAL_SPACE: &str = "ovs-agent-global";
 
+/// How the owners of Docker's leases begin; the pool follows.
+const OWNER: &str = "docker/";
+
 /// Option that says what an address is for.
 const TYPE: &str = "RequestAddressType";
 
@@ -217,8 +220,7 @@ impl Ipam {
         request: &ReleasePool,
     ) -> Result<Value, Error> {
         let _turn = self.turn();
-        // A file that cannot be read names no leases; they end with the boot.
-        if let Some(pool) = self.store.get(&request.pool).unwrap_or_default() {
+        if let Some(pool) = self.store.get(&request.pool)? {
             for (ip, held) in &pool.addresses {
                 engine.pools().release(pool.net, *ip, &held.owner)?;
             }
@@ -305,7 +307,7 @@ impl Ipam {
         {
             return Ok(ip);
         }
-        let owner = format!("docker/{}/{}", pool.id, pool.serial);
+        let owner = format!("{OWNER}{}/{}", pool.id, pool.serial);
         // What is asked for by name may lie outside the range: Docker allows it everywhere.
         let subnet = pool.subnet(if wanted.is_some() { None } else { pool.range });
         let ip = engine.pools().acquire(&subnet, &owner, wanted)?.ip;
@@ -353,6 +355,24 @@ impl Ipam {
         Ok(())
     }
 
+    /// Takes back what pools that are lost had given, but for what endpoints still have.
+    pub(crate) fn collect(&self, engine: &Engine, in_use: &[IpNet]) -> Result<(), Error> {
+        let _turn = self.turn();
+        let pools = self.store.all()?;
+        // An attachment of a network that is called "docker" may have such an owner too.
+        let attached: Vec<_> = engine.records()?.0.iter().map(|r| r.key.to_string()).collect();
+        for (net, lease) in engine.pools().leases()? {
+            let Some(id) = pool_of(&lease.owner) else { continue };
+            let used = in_use.iter().any(|address| address.addr() == lease.ip)
+                || attached.contains(&lease.owner);
+            if !used && !pools.iter().any(|pool| pool.id == id) {
+                tracing::warn!(ip = %lease.ip, "given back: its pool is lost and nobody has it");
+                engine.pools().release(net, lease.ip, &lease.owner)?;
+            }
+        }
+        Ok(())
+    }
+
     fn release(&self, engine: &Engine, pool: &mut Pool, ip: IpAddr) -> Result<(), Error> {
         if let Some(held) = pool.addresses.remove(&ip) {
             engine.pools().release(pool.net, ip, &held.owner)?;
@@ -360,6 +380,14 @@ impl Ipam {
         }
         Ok(())
     }
+}
+
+/// The pool whose lease has this owner; `None` if it is none of ours.
+fn pool_of(owner: &str) -> Option<&str> {
+    let (id, serial) = owner.strip_prefix(OWNER)?.split_once('/')?;
+    let hex = id.strip_prefix("ovs-")?;
+    let ours = u128::from_str_radix(hex, 16).is_ok() && serial.parse::<u64>().is_ok();
+    ours.then_some(id)
 }
 
 /// The addresses of the host in a subnet, and who holds their leases.
@@ -419,4 +447,24 @@ fn address(text: &str, net: IpNet) -> Result<IpAddr, Error> {
         let problem = format!("is no address of {net}");
         Error::field("address", text, &problem, "name one of the subnet")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_leases_of_pools_have_a_pool() {
+        assert_eq!(pool_of("docker/ovs-18ec44c202aefadd/7"), Some("ovs-18ec44c202aefadd"));
+        for other in [
+            "docker/web/eth0",
+            "docker/ovs-18ec44c202aefadd/eth0",
+            "docker/ovs-web/0",
+            "lab/ovs-18ec44c202aefadd/0",
+            "host/ovsbr1/10.200.0.1",
+            "docker/ovs-18ec44c202aefadd",
+        ] {
+            assert_eq!(pool_of(other), None, "{other}");
+        }
+    }
 }

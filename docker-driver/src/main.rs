@@ -3,6 +3,7 @@
 mod api;
 mod driver;
 mod error;
+mod forward;
 mod ipam;
 mod message;
 mod network;
@@ -100,6 +101,10 @@ async fn serve(server: Arc<Server>, path: &Path) -> io::Result<()> {
     let calls = Arc::new(GracefulShutdown::new());
     let serving = tokio::spawn(Arc::clone(&server).serve(listener, Arc::clone(&calls)));
     tokio::spawn(keep(Arc::clone(&server)));
+    let this = Arc::clone(&server);
+    std::thread::Builder::new()
+        .name("forward".into())
+        .spawn(move || forward::keep(this.driver()))?;
     match Api::at(std::env::var_os("DOCKER_HOST").as_deref()) {
         Some(api) => drop(tokio::spawn(listen(Arc::clone(&server), api))),
         None => {

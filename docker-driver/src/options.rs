@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use shared::error::nearest;
 use shared::name::IfName;
 use shared::publish::{self, PortMapping, Protocol};
 use shared::vlan::VlanId;
@@ -17,6 +18,9 @@ const SCTP: u8 = 132;
 
 /// What Docker's own drivers call the MTU.
 const DOCKERS_MTU: &str = "com.docker.network.driver.mtu";
+
+/// The names of [`NetworkOptions`].
+const OPTIONS: [&str; 4] = ["bridge", "vlan", "mtu", "nat"];
 
 /// `docker network create -o`.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -52,7 +56,7 @@ impl NetworkOptions {
                         wrong("is no VLAN: expected 0 (untagged) to 4094", "write -o vlan=30")
                     })?);
                 }
-                "mtu" | DOCKERS_MTU => read.mtu = Some(mtu(name, &text)?),
+                "mtu" | DOCKERS_MTU => read.mtu = Some(mtu(&format!("-o {name}"), &text)?),
                 "nat" => {
                     read.nat = Some(match text.as_str() {
                         "true" => true,
@@ -62,8 +66,7 @@ impl NetworkOptions {
                 }
                 _ => {
                     let problem = "is an option that this driver does not have";
-                    let hint = "use bridge, vlan, mtu and nat, or leave it out";
-                    return Err(wrong(problem, hint));
+                    return Err(wrong(problem, &meant(name, &OPTIONS)));
                 }
             }
         }
@@ -75,18 +78,13 @@ impl NetworkOptions {
 pub(crate) fn endpoint_mtu(options: &Options) -> Result<Option<u32>, Error> {
     let mut found = None;
     for (name, value) in options {
+        let field = format!("driver-opt {name}");
         match name.as_str() {
-            "mtu" | DOCKERS_MTU => found = Some(mtu(name, &text(value))?),
+            "mtu" | DOCKERS_MTU => found = Some(mtu(&field, &text(value))?),
             own if own.starts_with(DOCKERS_OWN) => {}
             _ => {
                 let problem = "is a driver option that endpoints do not have";
-                let field = format!("driver-opt {name}");
-                return Err(Error::field(
-                    &field,
-                    &text(value),
-                    problem,
-                    "use mtu, or leave it out",
-                ));
+                return Err(Error::field(&field, &text(value), problem, &meant(name, &["mtu"])));
             }
         }
     }
@@ -150,11 +148,19 @@ fn mapping(binding: &Binding) -> Result<PortMapping, Error> {
     })
 }
 
-fn mtu(name: &str, text: &str) -> Result<u32, Error> {
+fn mtu(field: &str, text: &str) -> Result<u32, Error> {
     text.parse().ok().filter(|mtu| MTU.contains(mtu)).ok_or_else(|| {
         let problem = "is no MTU: expected 68 to 65535 bytes";
-        Error::field(&format!("-o {name}"), text, problem, "write -o mtu=1400")
+        Error::field(field, text, problem, &format!("write {field}=1400"))
     })
+}
+
+/// What to write in place of an option that nobody knows.
+fn meant(name: &str, known: &[&str]) -> String {
+    match nearest(name, known) {
+        Some(known) => format!("did you mean {known}?"),
+        None => format!("use {}, or leave it out", known.join(", ")),
+    }
 }
 
 fn text(value: &Value) -> String {
@@ -202,6 +208,20 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_is_nearly_right_is_told_the_right_one() {
+        for (name, words) in [
+            ("vlna", "did you mean vlan?"),
+            ("VLAN", "did you mean vlan?"),
+            ("brigde", "did you mean bridge?"),
+            ("parent", "use bridge, vlan, mtu, nat, or leave it out"),
+        ] {
+            let error = NetworkOptions::read(&options(json!({name: "1"}))).unwrap_err();
+            let said = shared::error::sentence(&error);
+            assert!(said.contains(words), "{said}");
+        }
+    }
+
+    #[test]
     fn an_endpoint_has_an_mtu_and_nothing_else() {
         let own = Options::from([
             ("com.docker.network.endpoint.exposedports".to_owned(), json!([])),
@@ -210,6 +230,11 @@ mod tests {
         assert_eq!(endpoint_mtu(&own).unwrap(), Some(1280));
         let other = Options::from([("vlan".to_owned(), json!("3"))]);
         assert!(endpoint_mtu(&other).unwrap_err().to_string().contains("driver-opt vlan"));
+        let small = Options::from([("mtu".to_owned(), json!("12"))]);
+        let said = shared::error::sentence(&endpoint_mtu(&small).unwrap_err());
+        assert!(
+            said.contains("driver-opt mtu \"12\"") && said.contains("write driver-opt mtu=1400")
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::marker::PhantomData;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::libc;
 use serde::Serialize;
@@ -14,11 +14,19 @@ use shared::state;
 
 use crate::error::Error;
 
+/// End of the name of an entry's copy.
+const COPY: &str = "copy";
+
+/// End of the name of an entry that could not be read.
+const LOST: &str = "lost";
+
 /// How long an entry must last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lasts {
     /// For ever: it is on the disk when a call has been answered.
     ForEver,
+    /// The same, and with a copy: it is told once and nobody else knows it.
+    ForEverTwice,
     /// As long as the boot: what the power takes away meant nothing afterwards, and a container does
     /// not wait for the disk.
     ThisBoot,
@@ -45,15 +53,23 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
 
     /// One entry; `None` if there is none.
     pub(crate) fn get(&self, id: &str) -> Result<Option<T>, Error> {
-        Ok(state::read(&self.path(id)?)?)
+        self.read(&self.path(id)?)
     }
 
     /// Writes an entry, all of it or nothing.
     pub(crate) fn put(&self, id: &str, entry: &T) -> Result<(), Error> {
         let path = self.path(id)?;
-        let mut temporary = path.clone().into_os_string();
-        temporary.push(".new");
         let text = serde_json::to_vec(entry).map_err(|source| Error::Malformed { source })?;
+        self.write(&path, &text)?;
+        match self.lasts {
+            Lasts::ForEverTwice => self.write(&path.with_extension(COPY), &text),
+            Lasts::ForEver | Lasts::ThisBoot => Ok(()),
+        }
+    }
+
+    fn write(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
+        let mut temporary = path.to_owned().into_os_string();
+        temporary.push(".new");
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new()
                 .write(true)
@@ -62,41 +78,61 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
                 .mode(0o600)
                 .custom_flags(libc::O_NOFOLLOW)
                 .open(&temporary)?;
-            file.write_all(&text)?;
-            if self.lasts == Lasts::ForEver {
+            file.write_all(text)?;
+            if self.lasts != Lasts::ThisBoot {
                 file.sync_all()?;
             }
-            fs::rename(&temporary, &path)?;
+            fs::rename(&temporary, path)?;
             self.sync()
         };
-        write().map_err(|source| Error::Write { path: path.clone(), source })
+        write().map_err(|source| Error::Write { path: path.to_owned(), source })
     }
 
-    /// Removes an entry, readable or not; false if there was none.
+    /// Removes an entry; false if there was none.
     pub(crate) fn remove(&self, id: &str) -> Result<bool, Error> {
-        let removed = state::remove(&self.path(id)?)?;
+        let path = self.path(id)?;
+        state::remove(&path.with_extension(COPY))?;
+        let removed = state::remove(&path)?;
         if removed {
             self.sync().map_err(|source| Error::Write { path: self.dir.clone(), source })?;
         }
         Ok(removed)
     }
 
-    /// Every entry that can be read. One that cannot be is said and left where it is: it costs
-    /// itself, no other.
+    /// Every entry.
     pub(crate) fn all(&self) -> Result<Vec<T>, Error> {
         let mut entries = Vec::new();
         for path in state::files(&self.dir)? {
-            match state::read(&path) {
-                Ok(entry) => entries.extend(entry),
-                Err(error) => tracing::error!(error = %sentence(&error), "a state file is lost"),
-            }
+            entries.extend(self.read(&path)?);
         }
         Ok(entries)
     }
 
+    /// Reads an entry. One that does not hold what it should costs itself, no other: it is said
+    /// once, its copy takes its place, and without one it is put aside.
+    fn read(&self, path: &Path) -> Result<Option<T>, Error> {
+        let error = match state::read(path) {
+            Err(error @ state::Error::Garbage { .. }) => error,
+            other => return Ok(other?),
+        };
+        let text = fs::read(path.with_extension(COPY)).unwrap_or_default();
+        if let Ok(entry) = serde_json::from_slice(&text) {
+            tracing::error!(error = %sentence(&error), "a state file is lost; its copy takes its place");
+            self.write(path, &text)?;
+            return Ok(Some(entry));
+        }
+        tracing::error!(error = %sentence(&error), "a state file is lost; it is put aside as .{LOST}");
+        match fs::rename(path, path.with_extension(LOST)) {
+            // Somebody else came across it too.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(Error::Write { path: path.to_owned(), source }),
+            Ok(()) => Ok(None),
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         match self.lasts {
-            Lasts::ForEver => File::open(&self.dir)?.sync_all(),
+            Lasts::ForEver | Lasts::ForEverTwice => File::open(&self.dir)?.sync_all(),
             Lasts::ThisBoot => Ok(()),
         }
     }
@@ -127,16 +163,42 @@ mod tests {
     fn a_torn_or_empty_file_costs_itself_alone() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
+        let file = |name: &str| dir.path().join("networks").join(name);
         for id in ["a", "b", "c"] {
             store.put(id, &vec![1, 2]).unwrap();
         }
-        fs::write(dir.path().join("networks/b.json"), "[1,").unwrap();
-        fs::write(dir.path().join("networks/c.json"), "").unwrap();
+        fs::write(file("b.json"), "[1,").unwrap();
+        fs::write(file("c.json"), "").unwrap();
         assert_eq!(store.all().unwrap(), [vec![1, 2]]);
-        assert!(matches!(store.get("b"), Err(Error::State(_))));
-        assert!(store.remove("b").unwrap());
+        // Put aside, for whoever can make sense of it; everything else is as if it had never been.
+        assert_eq!(fs::read_to_string(file("b.lost")).unwrap(), "[1,");
         assert_eq!(store.get("b").unwrap(), None);
         assert!(!store.remove("b").unwrap());
+        store.put("b", &vec![3]).unwrap();
+        fs::write(file("b.json"), "[").unwrap();
+        assert_eq!(store.get("b").unwrap(), None);
+        assert_eq!(store.all().unwrap(), [vec![1, 2]]);
+    }
+
+    #[test]
+    fn a_copy_takes_the_place_of_a_torn_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let store: Store<Vec<u8>> =
+            Store::open(dir.path().join("networks"), Lasts::ForEverTwice).unwrap();
+        let file = |name: &str| dir.path().join("networks").join(name);
+        store.put("a", &vec![1]).unwrap();
+        for torn in ["", "[", "{}"] {
+            fs::write(file("a.json"), torn).unwrap();
+            assert_eq!(store.all().unwrap(), [vec![1]]);
+            assert_eq!(fs::read_to_string(file("a.json")).unwrap(), "[1]");
+        }
+        fs::write(file("a.json"), "").unwrap();
+        fs::write(file("a.copy"), "").unwrap();
+        assert_eq!(store.get("a").unwrap(), None);
+        store.put("a", &vec![2]).unwrap();
+        assert!(store.remove("a").unwrap());
+        let left: Vec<_> = fs::read_dir(dir.path().join("networks")).unwrap().collect();
+        assert_eq!(left.len(), 1, "only what was put aside: {left:?}");
     }
 
     #[test]

@@ -54,6 +54,17 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// Which of the `known` names the writer of `name` may have meant, if one is near.
+pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    known
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(&name, known), *known))
+        .min()
+        .filter(|(distance, known)| *distance <= 1 + known.len() / 4)
+        .map(|(_, known)| known)
+}
+
 /// [`chain`] with the hint behind a semicolon: one line that says what happened and what to do.
 pub fn sentence(fault: &dyn Fault) -> String {
     let text = chain(&fault);

@@ -1,6 +1,6 @@
 #!/bin/sh
 # sh tests/setup/machine.sh [DIRECTORY]: makes DIRECTORY/machine (target/setup), the root of a whole
-# Debian 13 host with systemd, D-Bus, NetworkManager, firewalld, Open vSwitch, Docker and Podman,
+# Debian 13 host with systemd, D-Bus, NetworkManager, firewalld, Open vSwitch, Docker, Compose and Podman,
 # which the tests boot (tests/src/machine.rs), each on a copy of its own. What is there already stays
 # unless this file has changed since. Needs root, mmdebstrap and a network; about a minute, 1 GiB.
 set -eu
@@ -12,7 +12,7 @@ cd "$into"
 if [ "$(cat machine/etc/recipe 2>/dev/null)" = "$recipe" ]; then exit; fi
 
 packages='systemd,systemd-sysv,udev,dbus,libglib2.0-bin,sudo,procps,iproute2,iputils-ping,ethtool,
-nftables,iptables,network-manager,firewalld,openvswitch-switch,docker.io,docker-cli,podman,netavark,
+nftables,iptables,network-manager,firewalld,openvswitch-switch,docker.io,docker-cli,docker-compose,podman,netavark,
 crun,busybox-static,ca-certificates'
 
 # After the packages: $1 is the new root. No unit of a fresh machine fails or waits here, and it has

@@ -77,9 +77,8 @@ impl Dockerd {
         self.inspect(container, &path).parse().expect("an address")
     }
 
-    /// Runs Compose on a file of this text, arguments separated by blanks; panics unless it
-    /// succeeds.
-    pub fn compose(&self, text: &str, args: &str) -> String {
+    /// Runs Compose on a file of this text, arguments separated by blanks, whatever its end.
+    pub fn compose(&self, text: &str, args: &str) -> Output {
         let file = Path::new(DIR).join("compose.yaml");
         std::fs::write(&file, text).expect("write in /run");
         Command::new("docker-compose")
@@ -89,7 +88,7 @@ impl Dockerd {
             .args([&file])
             .args(args.split_whitespace())
             .deadline(Duration::from_secs(120))
-            .run()
+            .output()
     }
 
     /// Starts a container that sleeps, with `options` of `docker run`.

@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Error;
+use crate::error::nearest;
 
 /// A value and where it stands; `None` if the file does not have it.
 pub(super) type Given<T> = Option<Spanned<T>>;
@@ -173,12 +174,7 @@ fn key_at(text: &str, span: &Range<usize>) -> Option<String> {
 
 /// What the writer of an unknown key may have meant.
 fn suggestion(key: &str, known: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(key, name), *name))
-        .min()
-        .filter(|(distance, name)| *distance <= 1 + name.len() / 4);
-    if let Some((_, name)) = nearest {
+    if let Some(name) = nearest(key, known) {
         return format!("did you mean {name}?");
     }
     let in_bridge = known.contains(&"mode");

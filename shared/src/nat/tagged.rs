@@ -121,7 +121,7 @@ pub fn ensure() -> Result<bool, Error> {
     let mut changed = false;
     for backend in backends()? {
         let program = backend.program()?;
-        let docker = program.has_chain(DOCKER)?;
+        let docker = program.leads_to_docker()?;
         let (right, wrong) =
             if docker { (Place::Docker, Some(Place::Forward)) } else { (Place::Forward, None) };
         if !program.has_rule(right)? {
@@ -238,9 +238,9 @@ struct Outcome {
 }
 
 impl Program {
-    fn has_chain(&self, chain: &str) -> Result<bool, Error> {
-        // The first rule alone: the rest may be long.
-        Ok(self.spawn(&words(&["-S", chain, "1"], false))?.success)
+    /// Whether there is Docker's chain and FORWARD leads there: a flush takes the way there alone.
+    fn leads_to_docker(&self) -> Result<bool, Error> {
+        Ok(self.spawn(&words(&["-C", FORWARD, "-j", DOCKER], false))?.success)
     }
 
     fn has_rule(&self, place: Place) -> Result<bool, Error> {

@@ -2,6 +2,7 @@
 
 mod bus;
 mod docker;
+mod firewall;
 mod install;
 mod machine;
 mod managers;

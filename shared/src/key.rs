@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::hex;
 use crate::name::IfName;
 
 /// Which attachment: (network, container id, interface name), as CNI 0.4.0 keys state.
@@ -27,14 +28,7 @@ impl fmt::Display for Key {
 impl Key {
     /// The name of its files in the state directory: a digest, since a key may hold anything.
     pub(crate) fn file_name(&self) -> String {
-        use fmt::Write as _;
         let hash = Sha256::digest(self.to_string().as_bytes());
-        let mut name = String::with_capacity(37);
-        for byte in &hash[..16] {
-            // Writing to a String cannot fail.
-            let _ = write!(name, "{byte:02x}");
-        }
-        name.push_str(".json");
-        name
+        hex::encode(&hash[..16]) + ".json"
     }
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod control;
 pub mod doctor;
 pub mod error;
+mod hex;
 pub mod interfaces;
 pub mod key;
 pub mod ledger;

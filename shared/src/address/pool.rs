@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use super::order::{self, Order};
 use super::range::{Range, number};
 use super::{Error, Lease, Owner, UNREADABLE};
+use crate::hex;
 use crate::lock::Lock;
 
 /// Longest lease file read, in bytes; ours have some 200.
@@ -329,8 +330,7 @@ impl Pool {
 }
 
 fn owner_name(owner: &Owner) -> String {
-    let hash = Sha256::digest(owner.as_bytes());
-    hash.iter().fold("@".to_owned(), |name, byte| format!("{name}{byte:02x}"))
+    format!("@{}", hex::encode(&Sha256::digest(owner.as_bytes())))
 }
 
 /// Who holds how many, the largest first: by network, as owners begin with it, and by full name

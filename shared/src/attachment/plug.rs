@@ -14,7 +14,7 @@ use crate::name::IfName;
 use crate::network::Network;
 use crate::network::gateway::Networks;
 use crate::ovsdb::Client;
-use crate::{nat, network, state};
+use crate::{hex, nat, network, state};
 
 /// How long a runtime may take to move what was plugged in for it.
 const UNMOVED: Duration = Duration::from_secs(600);
@@ -119,7 +119,6 @@ impl Engine {
 /// The name of the container end until the runtime moves it: `vp-` and a digest.
 pub fn peer_name(key: &Key) -> IfName {
     let hash = Sha256::digest(key.to_string().as_bytes());
-    let digits: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
     // Three characters and twelve digits always make a name.
-    format!("vp-{digits}").parse().unwrap_or_else(|_| key.ifname.clone())
+    format!("vp-{}", hex::encode(&hash[..6])).parse().unwrap_or_else(|_| key.ifname.clone())
 }

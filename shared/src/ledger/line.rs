@@ -15,6 +15,7 @@ use serde_json::ser::{CharEscape, Formatter};
 use sha2::{Digest as _, Sha256};
 
 use super::{Action, Event};
+use crate::hex;
 
 /// Longest text in one field, in bytes. Container ids and paths of runtimes stay far below it.
 pub const MAX_FIELD: usize = 512;
@@ -44,7 +45,7 @@ impl Hash {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&hex::encode(&self.0))
     }
 }
 

@@ -37,6 +37,7 @@ const NETLINK_HEADER: usize = 16;
 pub struct Netlink {
     socket: Socket,
     sequence: u32,
+    /// Never filled beforehand: an ADD would touch eight pages for an answer of a few bytes.
     buffer: Vec<u8>,
 }
 
@@ -145,7 +146,7 @@ impl Netlink {
         socket.set_netlink_get_strict_chk(true).map_err(failed)?;
         let wait = TimeVal::milliseconds(500);
         setsockopt(&socket, ReceiveTimeout, &wait).map_err(|e| failed(e.into()))?;
-        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
+        Ok(Self { socket, sequence: 0, buffer: Vec::with_capacity(BUFFER) })
     }
 
     /// Sends the requests, up to [`BATCH`] in one send, and reads every answer. The kernel works
@@ -283,7 +284,8 @@ impl Netlink {
     ) -> Result<(), Error> {
         let system = |source| Error::System { action: action.to_owned(), source };
         let (length, sender) = loop {
-            match self.socket.recv_from(&mut &mut self.buffer[..], libc::MSG_TRUNC) {
+            self.buffer.clear();
+            match self.socket.recv_from(&mut self.buffer, libc::MSG_TRUNC) {
                 Ok(received) => break received,
                 Err(error)
                     if matches!(

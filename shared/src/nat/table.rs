@@ -22,6 +22,7 @@ use super::routing::Uplinks;
 use super::{Error, Segment};
 use crate::config::Uplink;
 use crate::control;
+use crate::hex;
 use crate::link::{HOST_END_GROUP, UPLINK_GROUP};
 use crate::name::IfName;
 use crate::state::State;
@@ -196,8 +197,7 @@ impl Layout {
         for part in self.content().content() {
             hash.update(part);
         }
-        let digest: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
-        format!("written by ovs-agent, digest {digest}")
+        format!("written by ovs-agent, digest {}", hex::encode(&hash.finalize()[..8]))
     }
 
     /// Whether the table is exactly this. Sets cannot be changed while rules use them.

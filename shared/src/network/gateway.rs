@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::{Error, Network, OPEN_DEADLINE, OWNER, bridge, place};
 use crate::address::{self, Subnet};
 use crate::config::{Config, Mode, Uplink};
+use crate::hex;
 use crate::link::Netlink;
 use crate::mac::Mac;
 use crate::name::IfName;
@@ -301,9 +302,8 @@ pub fn gateway_port(network: &Network) -> IfName {
     let readable = format!("{}.{}", network.bridge, network.vlan);
     readable.parse().unwrap_or_else(|_| {
         let hash = Sha256::digest(readable.as_bytes());
-        let short = format!("gw-{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
         // Eleven letters, digits and a dash always make a name.
-        short.parse().unwrap_or_else(|_| network.bridge.clone())
+        format!("gw-{}", hex::encode(&hash[..4])).parse().unwrap_or_else(|_| network.bridge.clone())
     })
 }
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::operation::{
-    DATABASE, by_name, by_uuid, catch_up, comment, insert, mutate, select, wait, wait_now,
+    DATABASE, Transaction, by_name, by_uuid, catch_up, comment, insert, mutate, select, wait,
+    wait_now,
 };
 use super::rows::{self, BRIDGE_COLUMNS, BadColumn, INTERFACE_COLUMNS, PORT_COLUMNS, Row};
 use super::wire::{Connection, Failure};
@@ -502,11 +503,9 @@ impl Client {
 
     fn send(&mut self, ops: &[Value], deadline: Duration) -> Result<Sent, Error> {
         let until = Instant::now() + deadline;
-        let mut params = vec![json!(DATABASE)];
-        params.extend_from_slice(ops);
         let id = self
             .connection
-            .send("transact", &Value::Array(params), until)
+            .send("transact", &Transaction(ops), until)
             .map_err(|failure| self.failed(failure, deadline))?;
         Ok(Sent { id, ops: ops.len(), until, deadline })
     }

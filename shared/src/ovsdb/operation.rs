@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde::ser::{Serialize, SerializeSeq as _, Serializer};
 use serde_json::{Value, json};
 
 use super::Uuid;
@@ -9,6 +10,20 @@ use crate::name::IfName;
 
 /// The database (ovs-vswitchd.conf.db(5)).
 pub(super) const DATABASE: &str = "Open_vSwitch";
+
+/// The parameters of `transact`: the database, then the operations (RFC 7047 section 4.1.3).
+pub(super) struct Transaction<'a>(pub(super) &'a [Value]);
+
+impl Serialize for Transaction<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut params = to.serialize_seq(Some(self.0.len() + 1))?;
+        params.serialize_element(DATABASE)?;
+        for operation in self.0 {
+            params.serialize_element(operation)?;
+        }
+        params.end()
+    }
+}
 
 pub(super) fn by_name(name: &IfName) -> Value {
     json!([["name", "==", name.as_str()]])

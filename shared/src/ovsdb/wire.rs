@@ -13,6 +13,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// The largest message taken, in bytes. Every port of a switch with 10 000 of them is about 5 MiB.
@@ -153,6 +154,14 @@ impl Message {
     }
 }
 
+/// A request on its way out, written without a copy of what it asks.
+#[derive(Serialize)]
+struct Request<'a, P> {
+    id: u64,
+    method: &'a str,
+    params: &'a P,
+}
+
 #[derive(Debug)]
 enum Stream {
     Unix(UnixStream),
@@ -231,10 +240,15 @@ impl Connection {
     }
 
     /// Sends a request; the number is what [`Self::answer`] takes.
-    pub fn send(&mut self, method: &str, params: &Value, until: Instant) -> Result<u64, Failure> {
+    pub fn send(
+        &mut self,
+        method: &str,
+        params: &impl Serialize,
+        until: Instant,
+    ) -> Result<u64, Failure> {
         self.last_id += 1;
         let id = self.last_id;
-        self.write(&json!({ "id": id, "method": method, "params": params }), until)?;
+        self.write(&Request { id, method, params }, until)?;
         self.open.insert(id);
         Ok(id)
     }
@@ -293,7 +307,7 @@ impl Connection {
     }
 
     fn read_message(&mut self, until: Instant) -> Result<Message, Failure> {
-        let mut bytes = [0; 16384];
+        let mut bytes = [0; 4096];
         loop {
             if let Some(value) = self.decoder.next_value()? {
                 return Message::from_value(value);
@@ -307,10 +321,10 @@ impl Connection {
         }
     }
 
-    fn write(&mut self, message: &Value, until: Instant) -> Result<(), Failure> {
+    fn write(&mut self, message: &impl Serialize, until: Instant) -> Result<(), Failure> {
         self.check_alive()?;
-        let text = message.to_string();
-        let mut rest = text.as_bytes();
+        let text = serde_json::to_vec(message).map_err(io::Error::from)?;
+        let mut rest = text.as_slice();
         while !rest.is_empty() {
             let count = match left(until) {
                 Ok(left) => match self.stream.write(rest, left) {

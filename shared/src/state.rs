@@ -105,6 +105,11 @@ impl State {
         self.dir.join("freed")
     }
 
+    /// The note that the switch takes long over a port.
+    pub(crate) fn slow_switch(&self) -> PathBuf {
+        self.dir.join("slow-switch")
+    }
+
     /// The directory itself.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -322,7 +322,8 @@ fn settings() -> Vec<String> {
 const SHOWN: usize = 400;
 
 /// What the engine keeps for itself and nobody else's eyes: the order in which addresses were
-/// given, when port names were freed, locks, and the directories they are in.
+/// given, when port names were freed, the pace of the switch, locks, and the directories they are
+/// in.
 fn is_bookkeeping(path: &Path, meta: &fs::Metadata) -> bool {
     let name = path.file_name().unwrap_or_default();
     if path.starts_with("/var/lib/cni") {
@@ -330,7 +331,8 @@ fn is_bookkeeping(path: &Path, meta: &fs::Metadata) -> bool {
         return meta.is_dir();
     }
     path.starts_with("/run/ovs-port-agent")
-        && (meta.is_dir() || [".order", "freed", "lock", "unshown"].iter().any(|n| name == *n))
+        && (meta.is_dir()
+            || [".order", "freed", "lock", "slow-switch", "unshown"].iter().any(|n| name == *n))
 }
 
 fn files(path: &Path, lines: &mut Vec<String>) {

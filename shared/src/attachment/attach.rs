@@ -1,9 +1,10 @@
 //! ADD: the walk from a validated request to a network that passes traffic.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::detach::delete_host_end;
 use super::freed::Freed;
+use super::pace::Pace;
 use super::record::{Held, Key, PortExtras, Record};
 use super::request::{Address, Addressing, AttachRequest};
 use super::{Engine, Error, owner};
@@ -73,10 +74,13 @@ impl Engine {
         place: Place<'_>,
         ovsdb: Client,
     ) -> Result<Record, Error> {
-        let mut walk = Walk { engine: self, request, place, ovsdb, asked: false };
+        let pace = Pace::read(&self.state());
+        let mut walk = Walk { engine: self, request, place, ovsdb, pace, asked: None };
         walk.run().map_err(|cause| {
-            let undo =
-                if walk.asked { self.undo(&request.key) } else { self.give_back(&request.key) };
+            let undo = match walk.asked {
+                Some(_) => self.undo(&request.key),
+                None => self.give_back(&request.key),
+            };
             match undo {
                 Ok(()) => cause,
                 Err(left) => Error::Left { cause: Box::new(cause), left: Box::new(left) },
@@ -189,11 +193,13 @@ struct Walk<'a> {
     request: &'a AttachRequest,
     place: Place<'a>,
     ovsdb: Client,
-    /// Whether the switch was asked for the port.
-    asked: bool,
+    /// How long the switch took over the last port.
+    pace: Pace,
+    /// When the switch was asked for the port.
+    asked: Option<Instant>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn run(&mut self) -> Result<Record, Error> {
         let request = self.request;
         let mut netlink = Netlink::open()?;
@@ -212,6 +218,9 @@ impl Walk<'_> {
             netlink.wait_running(&record.port, request.link_deadline)?;
         }
         self.ovsdb.wait_open(&record.port, request.link_deadline)?;
+        if let Some(asked) = self.asked {
+            self.pace.note(asked.elapsed());
+        }
         let Some(mut inside) = inside else { return Ok(record) };
         if record.complete && self.may_be_known_otherwise(&record) {
             inside.announce()?;
@@ -309,7 +318,6 @@ impl Walk<'_> {
         record: &mut Record,
     ) -> Result<Option<Container>, Error> {
         let key = &self.request.key;
-        let freed = Freed::new(self.engine.state().freed());
         let template = &self.engine.config().naming_template;
         for salt in 0..NAME_CHOICES {
             let name = template.render(&key.container, index(&key.ifname), salt);
@@ -319,54 +327,87 @@ impl Walk<'_> {
                 record.port = name;
                 self.engine.save(record)?;
             }
-            let (peer, netns) = match self.place {
-                Place::Inside(netns) => (&key.ifname, Some(netns)),
-                Place::Here(peer) => (peer, None),
-            };
-            let veth = Veth {
-                host: &record.port,
-                host_mac: record.host_mac,
-                peer,
-                netns,
-                peer_mac: record.mac,
-                mtu: record.mtu,
-            };
-            match netlink.create_veth(&veth) {
-                Ok(()) => {}
-                Err(link::Error::Exists { .. }) if netlink.link(&record.port)?.is_some() => {
-                    continue;
-                }
-                Err(link::Error::Exists { .. }) => {
-                    return Err(Error::InterfaceExists {
-                        ifname: peer.clone(),
-                        netns: netns.map_or_else(|| "the host".into(), |_| record.netns.clone()),
-                    });
-                }
-                Err(error) => return Err(error.into()),
+            // A device of somebody else must not be plugged in for having our name.
+            if self.pace.switch_first() && link::exists(&record.port)? {
+                continue;
             }
-            self.asked = true;
-            let freed = freed.noted(&record.port);
-            let bridge = &self.request.bridge;
-            let sent = self.ovsdb.send_port(bridge, &record.port_spec(), freed)?;
-            netlink.silence(&record.port)?;
-            let inside = match self.place {
-                Place::Inside(netns) => Some(visit(netns, record)?),
-                Place::Here(_) => None,
+            let early = if self.pace.switch_first() { Some(self.ask(record)?) } else { None };
+            let pair = self.make_pair(netlink, record);
+            let sent = match (early, &pair) {
+                (Some(sent), _) => sent,
+                (None, Ok(Pair::Made)) => self.ask(record)?,
+                (None, Ok(Pair::NameTaken)) => continue,
+                (None, Err(_)) => return pair.map(|_| None),
             };
-            let bridge = match self.ovsdb.read_port(bridge, &record.port, &sent) {
+            let inside = match pair {
+                Ok(Pair::Made) => self.open_end(netlink, record).map(Some),
+                Ok(Pair::NameTaken) => Ok(None),
+                Err(error) => Err(error),
+            };
+            // Read whatever became of the pair: an undo must come after it.
+            let bridge = match self.ovsdb.read_port(&self.request.bridge, &record.port, &sent) {
                 Ok(bridge) => bridge,
                 Err(ovsdb::Error::PortExists { .. } | ovsdb::Error::PortHeld { .. }) => {
-                    netlink.delete_veth(&record.port)?;
+                    if inside?.is_some() {
+                        netlink.delete_veth(&record.port)?;
+                    }
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
-            return match inside {
-                Some(inside) => self.configure(&bridge, inside, record).map(Some),
-                None => hand_over(&bridge, peer).map(|()| None),
+            return match inside? {
+                // Somebody took the name just now, and the switch has taken his device for ours.
+                None => {
+                    self.engine.delete_ports(key, Some(record), UNDO_DEADLINE)?;
+                    continue;
+                }
+                Some(End::Inside(inside)) => self.configure(&bridge, inside, record).map(Some),
+                Some(End::Here(peer)) => hand_over(&bridge, peer).map(|()| None),
             };
         }
         Err(Error::NoName { key: key.clone(), tried: NAME_CHOICES })
+    }
+
+    /// Asks the switch for the port; the answer is to be read.
+    fn ask(&mut self, record: &Record) -> Result<ovsdb::Sent, Error> {
+        self.asked = Some(Instant::now());
+        let freed = Freed::new(self.engine.state().freed()).noted(&record.port);
+        Ok(self.ovsdb.send_port(&self.request.bridge, &record.port_spec(), freed)?)
+    }
+
+    fn make_pair(&self, netlink: &mut Netlink, record: &Record) -> Result<Pair, Error> {
+        let (peer, netns) = match self.place {
+            Place::Inside(netns) => (&self.request.key.ifname, Some(netns)),
+            Place::Here(peer) => (peer, None),
+        };
+        let veth = Veth {
+            host: &record.port,
+            host_mac: record.host_mac,
+            peer,
+            netns,
+            peer_mac: record.mac,
+            mtu: record.mtu,
+        };
+        match netlink.create_veth(&veth) {
+            Ok(()) => Ok(Pair::Made),
+            Err(link::Error::Exists { .. }) if netlink.link(&record.port)?.is_some() => {
+                Ok(Pair::NameTaken)
+            }
+            Err(link::Error::Exists { .. }) => Err(Error::InterfaceExists {
+                ifname: peer.clone(),
+                netns: netns.map_or_else(|| "the host".into(), |_| record.netns.clone()),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Quietens the host end and opens the other one, while the switch is at work.
+    fn open_end(&self, netlink: &mut Netlink, record: &Record) -> Result<End<'a>, Error> {
+        netlink.silence(&record.port)?;
+        match self.place {
+            Place::Inside(netns) => Ok(End::Inside(visit(netns, record)?)),
+            Place::Here(peer) => Ok(End::Here(peer)),
+        }
     }
 
     /// Addresses, routes and offloads inside the container, with one visit.
@@ -392,6 +433,20 @@ impl Walk<'_> {
         inside.configure(record)?;
         Ok(inside)
     }
+}
+
+/// What became of a pair.
+enum Pair {
+    Made,
+    /// The host has a device of its name.
+    NameTaken,
+}
+
+/// The container end of a pair.
+enum End<'a> {
+    Inside(Container),
+    /// Here, for the runtime to move.
+    Here(&'a IfName),
 }
 
 /// What the runtime will not do to the end it moves.

@@ -11,6 +11,7 @@ pub mod garbage;
 mod left;
 mod look;
 pub mod owner;
+mod pace;
 mod plug;
 mod ports;
 pub mod record;

@@ -55,9 +55,25 @@ pub fn mtu(name: &IfName) -> Result<Option<u32>, Error> {
         let nothing = libc::__c_anonymous_ifr_ifru { ifru_mtu: 0 };
         ioctl.ask(libc::SIOCGIFMTU, name, nothing).map(|answer| answer.ifru_mtu)
     };
+    Ok(found("read the MTU of", name, answer)?.and_then(|mtu| u32::try_from(mtu).ok()))
+}
+
+/// Whether this namespace has a device of that name, be it another name of one (altname).
+pub fn exists(name: &IfName) -> Result<bool, Error> {
+    let ioctl = Ioctl::open()?;
+    // SAFETY: SIOCGIFINDEX reads nothing of the argument and fills in `ifru_ifindex`.
+    let answer = unsafe {
+        let nothing = libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 };
+        ioctl.ask(libc::SIOCGIFINDEX, name, nothing).map(|answer| answer.ifru_ifindex)
+    };
+    Ok(found("look for", name, answer)?.is_some())
+}
+
+/// `None` where there is no such device.
+fn found<T>(action: &str, name: &IfName, answer: io::Result<T>) -> Result<Option<T>, Error> {
     match answer {
-        Ok(mtu) => Ok(u32::try_from(mtu).ok()),
+        Ok(answer) => Ok(Some(answer)),
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-        Err(source) => Err(Error::System { action: format!("read the MTU of {name}"), source }),
+        Err(source) => Err(Error::System { action: format!("{action} {name}"), source }),
     }
 }

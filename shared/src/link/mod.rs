@@ -24,7 +24,7 @@ use std::io;
 
 pub use device::Link;
 pub use inside::Inside;
-pub use ioctl::mtu;
+pub use ioctl::{exists, mtu};
 pub use route::{InstalledRoute, Route};
 pub use rule::Rule;
 pub use socket::Netlink;

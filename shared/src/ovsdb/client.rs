@@ -16,9 +16,15 @@ use super::{Bridge, BridgeView, Endpoint, Error, Generation, Port, PortSpec, Uui
 use crate::mac::Mac;
 use crate::name::IfName;
 
-/// How long `Interface.error` is taken for a passing state: ovs-vswitchd tries again when the
-/// device appears.
+/// How long `Interface.error` is taken for a passing state.
 const ERROR_GRACE: Duration = Duration::from_millis(500);
+
+/// How `Interface.error` ends where the device is not there yet (strerror(3), ENODEV).
+const NO_DEVICE: &str = "(No such device)";
+
+/// The same for that error: ovs-vswitchd opens the port in the round of work after the one in which
+/// the device came, and with some thousand ports a round takes half a second.
+const DEVICE_GRACE: Duration = Duration::from_secs(3);
 
 /// What ovsdb-server may take to say that a `wait` came to nothing.
 const REPLY_GRACE: Duration = Duration::from_millis(200);
@@ -329,11 +335,11 @@ impl Client {
             _ => by_name(port),
         };
         let mut seen = json!({ "ofport": ["set", []], "error": ["set", []] });
+        // Until when, and why it is closed.
         let mut failed: Option<(Instant, String)> = None;
         loop {
-            let now = Instant::now();
-            let end = failed.as_ref().map_or(until, |(since, _)| until.min(*since + ERROR_GRACE));
-            let left = end.saturating_duration_since(now);
+            let end = failed.as_ref().map_or(until, |(end, _)| until.min(*end));
+            let left = end.saturating_duration_since(Instant::now());
             // The server itself holds the answer back until the columns differ from what was seen.
             let results = self.transact(
                 &[
@@ -360,7 +366,8 @@ impl Client {
                 return Ok(number);
             }
             let why = self.read(Row(found).error())?.unwrap_or_else(|| "ofport is -1".to_owned());
-            failed = Some((now, why));
+            let grace = if why.ends_with(NO_DEVICE) { DEVICE_GRACE } else { ERROR_GRACE };
+            failed = Some((Instant::now() + grace, why));
             seen = found.clone();
         }
     }

@@ -359,6 +359,73 @@ fn a_dead_or_frozen_ovsdb_is_an_error_within_seconds_and_heals() {
 }
 
 #[test]
+fn every_call_is_answered_within_its_deadline_while_ovsdb_hangs() {
+    let (host, driver) = host();
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    driver.ok("NetworkDriver.Join", &join());
+    let pool = driver.ok(
+        "IpamDriver.RequestPool",
+        &json!({"AddressSpace": "ovs-agent", "Pool": "10.31.0.0/24", "SubPool": "", "V6": false}),
+    );
+    host.switch().freeze_ovsdb();
+    let pool = &pool["PoolID"];
+    std::thread::scope(|scope| {
+        for method in METHODS {
+            let body = match method {
+                "NetworkDriver.CreateNetwork" => network(OTHER, "10.32.0.0/24", json!({})),
+                "NetworkDriver.CreateEndpoint" => endpoint("10.30.0.2/24"),
+                "NetworkDriver.Join" | "NetworkDriver.ProgramExternalConnectivity" => join(),
+                "IpamDriver.RequestPool" => json!({"Pool": "10.33.0.0/24"}),
+                "IpamDriver.ReleasePool" => json!({"PoolID": pool}),
+                "IpamDriver.RequestAddress" => json!({"PoolID": pool, "Address": ""}),
+                "IpamDriver.ReleaseAddress" => json!({"PoolID": pool, "Address": "10.31.0.2"}),
+                _ => ids(),
+            };
+            let driver = &driver;
+            scope.spawn(move || {
+                let start = Instant::now();
+                driver.post(method, &body.to_string());
+                let took = start.elapsed();
+                assert!(took < Duration::from_secs(21), "{method}: {took:?}");
+            });
+        }
+    });
+    host.switch().thaw_ovsdb();
+}
+
+/// Docker 29 forgets it after a live-restore.
+#[test]
+fn a_leave_without_a_revoke_takes_the_ports_back() {
+    let (host, driver) = host();
+    let agent = host.port_agent().command("run").deadline(Duration::MAX);
+    let agent = rig::Daemon::start("port-agent", agent);
+    let socket = "/run/ovs-port-agent/control.sock";
+    agent.ready(Duration::from_secs(15), || fs::exists(socket).unwrap());
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    let free = || std::net::TcpListener::bind("0.0.0.0:8080").is_ok();
+    let mut program = join();
+    program["Options"]["com.docker.network.portmap"] = json!([{
+        "Proto": 6, "IP": "", "Port": 80, "HostIP": "", "HostPort": 8080, "HostPortEnd": 8080,
+    }]);
+    for revoke in [true, false] {
+        driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+        driver.ok("NetworkDriver.Join", &join());
+        for _ in 0..2 {
+            driver.ok("NetworkDriver.ProgramExternalConnectivity", &program);
+            assert!(!free());
+        }
+        if revoke {
+            driver.ok("NetworkDriver.RevokeExternalConnectivity", &ids());
+            assert!(free());
+        }
+        driver.ok("NetworkDriver.Leave", &ids());
+        assert!(free());
+        driver.ok("NetworkDriver.DeleteEndpoint", &ids());
+    }
+}
+
+#[test]
 fn the_driver_may_be_killed_between_any_two_calls() {
     let (host, mut driver) = host();
     let before = host.snapshot();

@@ -476,6 +476,17 @@ impl Site {
         }
     }
 
+    /// Restarts both daemons of Open vSwitch.
+    pub(crate) fn restart_switch(&self) {
+        match &self.kind {
+            Kind::Private(site) => {
+                site.host.switch().restart_vswitchd();
+                site.host.switch().restart_ovsdb();
+            }
+            Kind::Booted(machine) => drop(machine.sh("systemctl restart openvswitch-switch")),
+        }
+    }
+
     /// Stops ovsdb-server.
     pub(crate) fn stop_ovsdb(&self) {
         match &self.kind {

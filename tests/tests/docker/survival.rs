@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use rig::{Dockerd, Host, INTERNET, poll};
 
+use crate::site::{DATA, SOON, Site, with_both};
 use crate::{difference, host, nothing_left};
+
+with_both!(everything_may_be_restarted_or_killed_and_nothing_is_left);
 
 /// Both containers run on the network and talk.
 #[track_caller]
@@ -16,59 +19,49 @@ fn talk(docker: &Dockerd) {
     docker.run("exec one ping -c 1 -W 2 two");
 }
 
-#[test]
-fn everything_may_be_restarted_or_killed_and_nothing_is_left() {
-    let (host, driver, docker) = host();
-    let before = host.snapshot();
-    docker.run("network create -d ovs-agent web");
-    docker.run("network create -d ovs-agent --ipam-driver ovs-agent --subnet 10.200.0.0/24 shared");
-    for name in ["one", "two"] {
-        docker.start_container(name, "--network web --restart always");
+fn everything_may_be_restarted_or_killed_and_nothing_is_left(site: &mut Site) {
+    let before = site.snapshot();
+    site.docker("network create -d ovs-agent web");
+    site.docker(
+        "network create -d ovs-agent --ipam-driver ovs-agent --subnet 10.200.0.0/24 shared",
+    );
+    let names = ["one", "two", "three"];
+    for (name, network) in names.iter().zip(["web", "web", "shared"]) {
+        site.start(name, &format!("--network {network} --restart always"));
     }
-    docker.start_container("three", "--network shared --restart always");
-    talk(&docker);
-    docker.run("restart -t 0 one");
-    docker.run("kill two");
-    docker.run("start two");
-    talk(&docker);
+    let talk = |site: &Site| {
+        let [one, two, three] = names.map(|name| site.container(name));
+        let _server = two.echo_server();
+        poll("no traffic", SOON, || one.tcp_echo(site.address("web", "two"), DATA).ok());
+        site.docker("exec one ping -c 1 -W 2 two");
+        for container in [one, three] {
+            poll("no way out", SOON, || container.tcp_echo(INTERNET, DATA).ok());
+        }
+    };
+    talk(site);
+    site.docker("restart -t 0 one");
+    site.docker("kill two");
+    site.docker("start two");
+    talk(site);
     // The driver dies and comes back: running containers never notice.
-    driver.kill();
-    talk(&docker);
-    let driver = host.docker_driver();
-    docker.run("restart -t 0 two");
-    talk(&docker);
-    host.switch().restart_vswitchd();
-    host.switch().restart_ovsdb();
-    docker.run("restart -t 0 one");
-    poll("traffic after a restart of Open vSwitch", Duration::from_secs(20), || {
-        docker.output("exec one ping -c 1 -W 1 two").ok().then_some(())
-    });
-    // dockerd ends in good order, and starts its containers again.
-    docker.stop();
-    let docker = host.dockerd();
-    running(&docker);
-    talk(&docker);
-    // dockerd crashes: it will never send a Leave for what it had.
-    docker.kill();
-    let docker = host.dockerd();
-    running(&docker);
-    talk(&docker);
-    docker.run("rm -f one two three");
-    docker.run("network rm web shared");
-    driver.stop();
+    site.without_driver(talk);
+    site.docker("restart -t 0 two");
+    talk(site);
+    site.restart_switch();
+    talk(site);
+    site.docker("restart -t 0 one");
+    talk(site);
+    // dockerd ends in good order, and starts its containers again; then it crashes: it will never
+    // send a Leave for what it had.
+    for crash in [false, true] {
+        site.restart_dockerd(crash, &names);
+        talk(site);
+    }
+    site.docker("rm -f one two three");
+    site.docker("network rm web shared");
     // A start of the driver clears away what dockerd has forgotten.
-    let _driver = host.docker_driver();
-    poll("what a crash leaves is cleared away", Duration::from_secs(20), || {
-        difference(&before, &host).is_empty().then_some(())
-    });
-    nothing_left(&before, &host);
-}
-
-fn running(docker: &Dockerd) {
-    poll("containers that always run do not", Duration::from_secs(60), || {
-        let all = ["one", "two", "three"];
-        all.iter().all(|name| docker.inspect(name, ".State.Running") == "true").then_some(())
-    });
+    site.without_driver(|_| ());
+    site.soon_as_before(&before);
 }
 
 #[test]

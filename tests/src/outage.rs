@@ -19,7 +19,7 @@ use crate::container::Container;
 const EVERY: Duration = Duration::from_millis(4);
 
 /// A try without an answer by then has failed: the kernel would send its SYN again after a second.
-const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_millis(800);
 
 /// Tries to connect for as long as it lives.
 #[derive(Debug)]

@@ -29,19 +29,26 @@ const OPEN: &str = "sed -i 's/^ReloadPolicy=.*/ReloadPolicy=ACCEPT/' /etc/firewa
                     systemctl restart firewalld";
 
 const CLOSED: &str = "firewalld's reload";
+const FLUSH: &str = "nft flush ruleset";
 
 /// What is prepared once, what happens.
 const EVENTS: [(&str, &str, &str); 4] = [
-    ("nft flush ruleset", "", "nft flush ruleset"),
+    (FLUSH, "", FLUSH),
     ("Docker's restart", "", "systemctl restart docker"),
     (CLOSED, "", "firewall-cmd --reload"),
     ("the same, left open", OPEN, "firewall-cmd --reload"),
 ];
 
 #[test]
-fn a_published_port_is_not_lost_where_tables_are_protected() {
+fn a_published_port_outlives_a_flush_where_tables_are_protected() {
     for (event, outages) in measure("") {
-        let gone = if event == CLOSED { FIREWALLD } else { Duration::ZERO };
+        // The one rule of ours among Docker's is not protected: where Docker writes its own anew
+        // it goes for a moment.
+        let gone = match event {
+            FLUSH => Duration::ZERO,
+            CLOSED => FIREWALLD,
+            _ => LIMIT,
+        };
         assert!(outages.iter().all(|outage| *outage <= gone), "{event}: {outages:?}");
     }
 }

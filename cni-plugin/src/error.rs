@@ -3,7 +3,7 @@
 use std::io;
 
 use serde_json::{Value, json};
-use shared::error::{Fault, Kind, chain};
+use shared::error::{Fault, Kind, chain, one_line};
 use shared::{attachment, config, netns, ovsdb};
 
 use crate::environment::Verb;
@@ -213,7 +213,7 @@ impl Error {
             "cniVersion": version.as_str(),
             "code": self.code(),
             "msg": chain(self),
-            "details": self.details(),
+            "details": one_line(self.details()),
         })
     }
 }

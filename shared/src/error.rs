@@ -42,7 +42,8 @@ pub trait Fault: Error {
     }
 }
 
-/// The error and all its sources on one line, outermost first.
+/// The error and all its sources on one line, outermost first. What it quotes may come from anybody:
+/// see [`one_line`].
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -51,7 +52,7 @@ pub fn chain(error: &dyn Error) -> String {
         text.push_str(&cause.to_string());
         source = cause.source();
     }
-    text
+    one_line(text)
 }
 
 /// Which of the `known` names the writer of `name` may have meant, if one is near.
@@ -69,7 +70,48 @@ pub fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 pub fn sentence(fault: &dyn Fault) -> String {
     let text = chain(&fault);
     match fault.hint() {
-        Some(hint) => format!("{text}; {hint}"),
+        Some(hint) => format!("{text}; {}", one_line(hint)),
         None => text,
+    }
+}
+
+/// `text` with every character escaped that would end a line or steer a terminal: an error quotes
+/// what it was given, and must not write a line of its own into a log.
+pub fn one_line(text: String) -> String {
+    let odd = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    if !text.contains(odd) {
+        return text;
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if odd(c) { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_quotes_a_newline_stays_one_line() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("pair \"{0}\"")]
+        struct Quoting(&'static str);
+
+        impl Fault for Quoting {
+            fn kind(&self) -> Kind {
+                Kind::Invalid
+            }
+
+            fn hint(&self) -> Option<String> {
+                Some(self.0.to_owned())
+            }
+        }
+
+        let error = Quoting("a\nERROR b\u{1b}[2J\u{2028}ä");
+        let quoted = "a\\nERROR b\\u{1b}[2J\\u{2028}ä";
+        assert_eq!(chain(&error), format!("pair \"{quoted}\""));
+        assert_eq!(sentence(&error), format!("pair \"{quoted}\"; {quoted}"));
     }
 }

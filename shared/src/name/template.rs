@@ -333,6 +333,7 @@ mod tests {
             let error = bad.parse::<Template>().unwrap_err();
             let text = sentence(&error);
             assert!(text.contains(expected), "{bad:?} gave {text:?}");
+            let bad = crate::error::one_line(bad.to_owned());
             assert!(text.contains(&format!("naming template \"{bad}\"")), "{text:?}");
             assert!(error.hint().is_some());
             assert_eq!(error.kind(), Kind::Invalid);

@@ -15,7 +15,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use serde_json::{Value, json};
 use shared::error::sentence;
 use tokio::net::UnixListener;
-use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard};
+use tokio::sync::{Mutex as Turn, Notify, OwnedMutexGuard, Semaphore};
 use tokio::time::timeout;
 
 use crate::driver::Driver;
@@ -26,6 +26,9 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Longest body in bytes; dockerd's have some hundred.
 const MAX_BODY: usize = 1 << 20;
+
+/// Connections at once: each may hold a body. dockerd has one for each call that is under way.
+const CONNECTIONS: usize = 256;
 
 /// After an accept that failed (too many open files).
 const PAUSE: Duration = Duration::from_millis(100);
@@ -84,7 +87,9 @@ impl Server {
         listener: UnixListener,
         calls: Arc<GracefulShutdown>,
     ) {
+        let free = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
+            let Ok(place) = Arc::clone(&free).acquire_owned().await else { return };
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
                 Err(error) => {
@@ -103,6 +108,7 @@ impl Server {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a connection ended early");
                 }
+                drop(place);
             });
         }
     }

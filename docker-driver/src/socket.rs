@@ -1,9 +1,9 @@
 //! The plugin socket, where dockerd looks for it.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::DirBuilder;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 
 /// Listens at `path`. The directory is made as dockerd would make it; a socket that nobody serves
@@ -12,18 +12,7 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
     if let Some(dir) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     }
-    match UnixStream::connect(path) {
-        Ok(_) => {
-            let taken = "another ovs-agent-docker serves it; stop that first";
-            return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(_) => fs::remove_file(path)?,
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    shared::socket::listen(path)
 }
 
 /// Tells the service manager (sd_notify(3)): `READY=1`, `STOPPING=1`. Without one, nothing.
@@ -43,6 +32,10 @@ pub(crate) fn notify(state: &str) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
 
     #[test]

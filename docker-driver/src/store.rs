@@ -1,16 +1,14 @@
 //! What must outlive us: one file for each network, endpoint and pool.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::marker::PhantomData;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use nix::libc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::error::sentence;
-use shared::state;
+use shared::{file, state};
 
 use crate::error::Error;
 
@@ -43,11 +41,7 @@ pub(crate) struct Store<T> {
 impl<T: Serialize + DeserializeOwned> Store<T> {
     /// The entries below `dir`, which is made if missing.
     pub(crate) fn open(dir: PathBuf, lasts: Lasts) -> Result<Self, Error> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .map_err(|source| Error::Write { path: dir.clone(), source })?;
+        file::directory(&dir).map_err(|source| Error::Write { path: dir.clone(), source })?;
         Ok(Self { dir, lasts, kind: PhantomData })
     }
 
@@ -71,13 +65,7 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         let mut temporary = path.to_owned().into_os_string();
         temporary.push(".new");
         let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(&temporary)?;
+            let mut file = file::fresh(Path::new(&temporary))?;
             file.write_all(text)?;
             if self.lasts != Lasts::ThisBoot {
                 file.sync_all()?;
@@ -151,8 +139,6 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
 
     fn store(dir: &Path) -> Store<Vec<u8>> {

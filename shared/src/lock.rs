@@ -3,9 +3,8 @@
 //! Open-file-description locks (fcntl(2), F_OFD_SETLK) on byte `hash(key)` of one file: nothing to
 //! create or clean up per key, released by the kernel when the holder dies.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use nix::libc;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::{Fault, Kind};
+use crate::file;
 
 /// Why a lock was not taken.
 #[derive(Debug, thiserror::Error)]
@@ -56,15 +56,13 @@ impl Lock {
     /// Takes the exclusive lock on `key` in the lock file `path`, which is made if missing.
     pub fn acquire(path: &Path, key: &str, deadline: Duration) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = OpenOptions::new()
+        let file = file::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
             .open(path)
-            .map_err(io)?;
+            .map_err(|error| io(file::plain(error)))?;
         let start = Instant::now();
         let mut pause = Duration::from_micros(200);
         while !try_lock(&file, key).map_err(io)? {
@@ -82,10 +80,10 @@ impl Lock {
 /// Whether somebody else holds the lock on `key`; nothing is taken or made by asking.
 pub fn is_held(path: &Path, key: &str) -> Result<bool, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
-    let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+    let file = match file::options().read(true).open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(io(error)),
+        Err(error) => return Err(io(file::plain(error))),
     };
     let mut range = range(key).map_err(io)?;
     fcntl(&file, FcntlArg::F_OFD_GETLK(&mut range)).map_err(|errno| io(errno.into()))?;

@@ -1,17 +1,16 @@
 //! The state directory (`/run/ovs-port-agent`, a tmpfs): where what dies with a boot is kept.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
-use nix::libc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Fault, Kind};
+use crate::file;
 use crate::lock::{self, Lock};
 
 /// How long any process of ours waits for another one's lock.
@@ -61,11 +60,11 @@ impl State {
     /// Makes the directories, readable by root alone.
     pub fn prepare(&self) -> Result<(), Error> {
         for dir in [self.dir.clone(), self.attachments(), self.networks(), self.ports()] {
-            if !dir.is_dir() {
-                DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|source| {
-                    Error::Io { action: "make directory", path: dir.clone(), source }
-                })?;
-            }
+            file::directory(&dir).map_err(|source| Error::Io {
+                action: "use directory",
+                path: dir,
+                source,
+            })?;
         }
         Ok(())
     }
@@ -118,7 +117,10 @@ impl State {
     /// Leaves a mark that the managed block is behind.
     pub(crate) fn mark_unshown(&self) -> Result<(), Error> {
         let path = self.unshown();
-        File::create(&path).map(drop).map_err(|source| Error::Io { action: "make", path, source })
+        match file::options().write(true).create(true).truncate(false).open(&path) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Error::Io { action: "make", path, source: file::plain(error) }),
+        }
     }
 
     /// Takes the mark away.
@@ -159,12 +161,9 @@ pub fn write_durably<T: Serialize>(path: &Path, value: &T) -> Result<(), Error> 
         move |source| Error::Io { action, path, source }
     };
     let dir = path.parent().unwrap_or(Path::new("/"));
+    // One that is there may be anybody's: the configuration names it.
     if !dir.is_dir() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(io("make directory", dir))?;
+        file::directory(dir).map_err(io("make directory", dir))?;
     }
     put(path, value, true)?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io("force to disk", dir))
@@ -175,14 +174,7 @@ fn put<T: Serialize>(path: &Path, value: &T, durably: bool) -> Result<(), Error>
     let text = serde_json::to_vec(value)
         .map_err(|source| Error::Garbage { path: path.to_owned(), source })?;
     let temporary = temporary(path);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&temporary)
-        .map_err(io)?;
+    let mut file = file::fresh(&temporary).map_err(io)?;
     let force = |file: &File| if durably { file.sync_data() } else { Ok(()) };
     file.write_all(&text)
         .and_then(|()| force(&file))
@@ -196,7 +188,7 @@ fn put<T: Serialize>(path: &Path, value: &T, durably: bool) -> Result<(), Error>
 
 /// Reads a file that [`write`] wrote; `None` if it is not there.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let text = match fs::read(path) {
+    let text = match file::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(Error::Io { action: "read", path: path.to_owned(), source }),
@@ -275,6 +267,8 @@ mod tests {
         fs::write(dir.path().join("b.json.new"), "half").unwrap();
         assert_eq!(read::<Vec<i32>>(&path).unwrap(), Some(vec![1, 2]));
         assert_eq!(files(dir.path()).unwrap(), std::slice::from_ref(&path));
+        fs::write(temporary(&path), "half").unwrap();
+        write(&path, &vec![1, 2]).unwrap();
         fs::write(temporary(&path), "half").unwrap();
         assert!(remove(&path).unwrap());
         assert!(!temporary(&path).exists());

@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::command::{Command, poll};
@@ -69,6 +70,11 @@ impl DockerDriver {
         let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP answer");
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         (status.expect("an HTTP status"), body.to_owned())
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        self.daemon.pid()
     }
 
     /// Kills it with SIGKILL; its socket stays.

@@ -1,7 +1,6 @@
 //! The control socket: what other processes of ours ask of the agent ([`shared::control`]).
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +11,10 @@ use shared::control::{Answer, LINE_MAX, Refusal};
 use shared::error::{Fault, Kind};
 use shared::key::Key;
 use shared::nat::Plan;
-use shared::publish;
+use shared::{publish, socket};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use super::Agent;
@@ -22,6 +22,9 @@ use crate::Failure;
 
 /// How long a caller may take to say what it wants, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Conversations at once: each may hold a line of [`LINE_MAX`] bytes.
+const CONVERSATIONS: usize = 32;
 
 /// Between two tries to accept a call when none can be.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -46,15 +49,22 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     let failed = |error| Failure::Work(format!("cannot listen on {}: {error}", path.display()));
     let listener = listen(&path).map_err(failed)?;
     agent.health.well("control");
+    let free = Arc::new(Semaphore::new(CONVERSATIONS));
     loop {
         let accepted = tokio::select! {
             () = agent.stopped() => return Ok(()),
-            accepted = listener.accept() => accepted,
+            Ok(place) = Arc::clone(&free).acquire_owned() => tokio::select! {
+                () = agent.stopped() => return Ok(()),
+                accepted = listener.accept() => accepted.map(|(stream, _)| (stream, place)),
+            },
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, place)) => {
                 let agent = Arc::clone(&agent);
-                tokio::spawn(async move { converse(&agent, stream).await });
+                tokio::spawn(async move {
+                    converse(&agent, stream).await;
+                    drop(place);
+                });
             }
             Err(error) => {
                 tracing::error!(%error, "a call on the control socket is lost");
@@ -64,18 +74,17 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     }
 }
 
-/// Root's alone from its first moment on: bound under another name, in a directory that is root's.
-/// The caller holds the claim that no other agent runs, so what has the name is dead.
+/// Bound under another name and then given its own. The caller holds the claim that no other agent
+/// runs, so what has the name is dead.
 fn listen(path: &Path) -> std::io::Result<UnixListener> {
     let unnamed = path.with_extension("new");
     match fs::remove_file(&unnamed) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(&unnamed)?;
-    fs::set_permissions(&unnamed, fs::Permissions::from_mode(0o600))?;
+    let listener = socket::listen(&unnamed)?;
     fs::rename(&unnamed, path)?;
-    Ok(listener)
+    UnixListener::from_std(listener)
 }
 
 /// One question, one answer. A caller that goes away has had its answer.

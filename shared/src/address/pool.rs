@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use super::order::{self, Order};
 use super::range::{Range, number};
 use super::{Error, Lease, Owner, UNREADABLE};
+use crate::file;
 use crate::hex;
 use crate::lock::Lock;
 
@@ -68,6 +69,12 @@ impl Pool {
         match dir {
             Ok(dir) => Ok(Some(Self { net, path, dir })),
             Err(Errno::ENOENT) => Ok(None),
+            // What a link is to O_DIRECTORY.
+            Err(errno @ (Errno::ENOTDIR | Errno::ELOOP)) => {
+                let judged = file::directory(base).and_then(|()| file::directory(&path));
+                let source = judged.err().unwrap_or_else(|| errno.into());
+                Err(Error::Io { path, source })
+            }
             Err(errno) => Err(Error::Io { path, source: errno.into() }),
         }
     }
@@ -80,7 +87,7 @@ impl Pool {
         let net = net.trunc();
         let path = base.join(format!("{}-{}", net.network(), net.prefix_len()));
         let make = || {
-            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(base)?;
+            file::directory(base)?;
             let name = path.file_name().unwrap_or_default();
             match mkdirat(open(base, DIR, Mode::empty())?, name, Mode::S_IRWXU) {
                 Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -325,7 +332,7 @@ impl Pool {
     }
 
     fn error(&self, name: &str, source: io::Error) -> Error {
-        Error::Io { path: self.path.join(name), source }
+        Error::Io { path: self.path.join(name), source: file::plain(source) }
     }
 }
 

@@ -7,14 +7,13 @@
 //! One file of [`SLOTS`] numbers; a name's slot is its hash. Nothing to lock, prune or parse: a
 //! slot shared by two names only costs one of them its first choice for some milliseconds.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
-use nix::libc;
 use sha2::{Digest as _, Sha256};
 
+use crate::file;
 use crate::name::IfName;
 use crate::ovsdb::Generation;
 
@@ -34,22 +33,20 @@ impl Freed {
 
     /// Notes that `name` is gone from the switch at `generation`.
     pub(super) fn note(&self, name: &IfName, generation: Generation) -> io::Result<()> {
-        OpenOptions::new()
+        file::options()
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&self.path)?
+            .open(&self.path)
+            .map_err(file::plain)?
             .write_all_at(&generation.0.to_le_bytes(), offset(name))
     }
 
     /// When a port of that name may have been freed last, if it ever was.
     pub(super) fn noted(&self, name: &IfName) -> Option<Generation> {
         let mut slot = [0; 8];
-        OpenOptions::new()
+        file::options()
             .read(true)
-            .custom_flags(libc::O_NOFOLLOW)
             .open(&self.path)
             .and_then(|file| file.read_exact_at(&mut slot, offset(name)))
             .ok()?;

@@ -16,6 +16,7 @@ use super::record::{Key, Record, Runtime};
 use super::{Engine, Error, owner};
 use crate::address::UNREADABLE;
 use crate::error::{Fault, sentence};
+use crate::file;
 use crate::link::{Link, Netlink};
 use crate::lock::{self, Lock};
 use crate::name::IfName;
@@ -232,7 +233,9 @@ impl Docker {
             let json = |path: &PathBuf| path.extension().is_some_and(|end| end == "json");
             let paths: Vec<_> =
                 entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
-            paths.iter().filter(|path| json(path)).map(fs::read_to_string).collect()
+            let text =
+                |path: &PathBuf| String::from_utf8(file::read(path)?).map_err(io::Error::other);
+            paths.iter().filter(|path| json(path)).map(text).collect()
         };
         let mut docker = Self { pools: texts("pools")?.concat(), ..Self::default() };
         for text in texts("networks")? {

@@ -35,7 +35,7 @@ pub use show::PluggedPort;
 
 use crate::address::{self, Pools, Subnet};
 use crate::config::Config;
-use crate::error::{Fault, Kind};
+use crate::error::{Fault, Kind, chain};
 use crate::ledger::{Action, Event, Ledger, Written};
 use crate::name::IfName;
 use crate::ovsdb::{self, Client, vswitchd};
@@ -165,7 +165,7 @@ pub enum Error {
         key: Key,
     },
     /// An attach failed, and so did its undoing.
-    #[error("{cause}; and then {left}")]
+    #[error("{}; and then {}", chain(cause), chain(left))]
     Left {
         /// Why the attach failed.
         cause: Box<Self>,

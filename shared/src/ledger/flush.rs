@@ -1,6 +1,6 @@
 //! The agent's part of [`Sync::Agent`](super::Sync): what others wrote is forced to disk.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::segment::{self, Segment};
 use super::{Error, LOCK_WAIT, Ledger, io_error, spool, sync_note};
+use crate::file;
 
 /// Pause after a failed fdatasync; twice as long each time it fails again, up to [`LONGEST`].
 const PAUSE: Duration = Duration::from_secs(60);
@@ -45,15 +46,15 @@ impl Ledger {
         let mut on_disk = Vec::new();
         for path in newest.iter().chain([&self.path]) {
             let io = |source| io_error("sync", path, source);
-            let file = match File::open(path) {
+            let opened = match file::open(path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 other => other.map_err(io)?,
             };
-            let ours = file.metadata().map_err(io)?;
+            let ours = opened.metadata().map_err(io)?;
             // Its length before the sync: what comes after may not be part of it.
             let mark = (ours.ino(), ours.len());
             if !flushed.on_disk.contains(&mark)
-                && let Err(source) = file.sync_data()
+                && let Err(source) = opened.sync_data()
             {
                 let pause = flushed.pause.map_or(PAUSE, |(_, pause)| (pause * 2).min(LONGEST));
                 flushed.pause = Some((Instant::now() + pause, pause));

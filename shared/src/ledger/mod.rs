@@ -5,6 +5,8 @@
 //! one write, undone if it comes out short, so that no line is ever glued to another.
 
 mod flush;
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
 mod line;
 mod reader;
 mod segment;
@@ -31,6 +33,7 @@ use self::line::{Chain, GENESIS, Stamped};
 use self::segment::{Segment, Tail, beside};
 use self::spool::Spool;
 use crate::error::{Fault, Kind};
+use crate::file;
 
 /// Suffix of the file beside the ledger that keeps what was cut off a torn tail.
 pub const TORN: &str = "torn";
@@ -292,7 +295,7 @@ impl Ledger {
     /// many lines wait in the spool.
     pub fn reached(&self) -> Result<(u64, u64), Error> {
         let io = |source| io_error("read", &self.path, source);
-        let seq = match fs::File::open(&self.path) {
+        let seq = match file::open(&self.path) {
             Ok(file) => {
                 let len = file.metadata().map_err(io)?.len();
                 match segment::tail(&file, len).map_err(io)? {
@@ -393,7 +396,7 @@ impl Ledger {
     fn begin(&self, actor: &str, boot: &str, note: Option<String>) -> Result<Chain, Error> {
         for (_, sealed) in segment::list(&self.path)?.into_iter().rev() {
             let io = |source| io_error("read", &sealed, source);
-            let file = fs::File::open(&sealed).map_err(io)?;
+            let file = file::open(&sealed).map_err(io)?;
             let len = file.metadata().map_err(io)?.len();
             let (mut chain, action, note) = match segment::tail(&file, len).map_err(io)? {
                 Tail::Empty => continue,

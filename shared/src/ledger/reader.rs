@@ -10,29 +10,34 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::line::{self, Damage, Hash, Line, Time};
+use sha2::{Digest as _, Sha256};
+
+use super::line::{self, Damage, Hash, Line, MAX_LINE, Time};
 use super::segment::{self, Segment};
 use super::{Action, Error, LOCK_WAIT, Ledger, io_error};
+use crate::file;
 
 /// A line as it stands in a file.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its bytes without the newline.
+    /// Its bytes without the newline; of one that is far too long, the first [`MAX_LINE`].
     pub bytes: Vec<u8>,
     /// What they say.
     pub line: Result<Line, Damage>,
+    /// How many they are.
+    pub len: u64,
     /// Their SHA-256.
     pub hash: Hash,
 }
 
 impl Entry {
     fn new(mut bytes: Vec<u8>) -> Self {
-        if bytes.pop_if(|byte| *byte == b'\n').is_none() {
-            return Self { hash: Hash::of(&bytes), bytes, line: Err(Damage::Torn) };
-        }
-        match line::parse(&bytes) {
-            Ok((line, hash)) => Self { bytes, line: Ok(line), hash },
-            Err(damage) => Self { hash: Hash::of(&bytes), bytes, line: Err(damage) },
+        let whole = bytes.pop_if(|byte| *byte == b'\n').is_some();
+        let len = bytes.len() as u64;
+        let parsed = if whole { line::parse(&bytes) } else { Err(Damage::Torn) };
+        match parsed {
+            Ok((line, hash)) => Self { bytes, line: Ok(line), len, hash },
+            Err(damage) => Self { hash: Hash::of(&bytes), bytes, line: Err(damage), len },
         }
     }
 }
@@ -99,15 +104,43 @@ impl Opened {
     }
 
     fn next(&mut self) -> Option<Result<Entry, Error>> {
-        let mut bytes = Vec::new();
-        match self.lines.read_until(b'\n', &mut bytes) {
-            Ok(0) => None,
-            Ok(_) => {
+        match self.line() {
+            Ok(None) => None,
+            Ok(Some(entry)) => {
                 self.number += 1;
-                Some(Ok(Entry::new(bytes)))
+                Some(Ok(entry))
             }
             Err(source) => Some(Err(io_error("read", &self.path, source))),
         }
+    }
+}
+
+impl Opened {
+    /// The next line. Of one that is longer than any writer makes them, only the beginning is kept:
+    /// it may be all of the file.
+    fn line(&mut self) -> io::Result<Option<Entry>> {
+        let mut bytes = Vec::new();
+        let kept = (&mut self.lines).take(MAX_LINE as u64).read_until(b'\n', &mut bytes)?;
+        if kept < MAX_LINE || bytes.ends_with(b"\n") {
+            return Ok((kept > 0).then(|| Entry::new(bytes)));
+        }
+        let mut hash = Sha256::new_with_prefix(&bytes);
+        let mut len = bytes.len();
+        let mut whole = false;
+        while !whole {
+            let more = self.lines.fill_buf()?;
+            let Some(end) =
+                more.iter().position(|byte| *byte == b'\n').or(more.len().checked_sub(1))
+            else {
+                break;
+            };
+            whole = more[end] == b'\n';
+            hash.update(&more[..end + usize::from(!whole)]);
+            len += end + usize::from(!whole);
+            self.lines.consume(end + 1);
+        }
+        let damage = if whole { Damage::Long } else { Damage::Torn };
+        Ok(Some(Entry { bytes, line: Err(damage), len: len as u64, hash: Hash::from(hash) }))
     }
 }
 
@@ -193,7 +226,7 @@ impl Follower {
 
 /// Opens a file that may be gone.
 fn open(path: &Path) -> Result<Option<File>, Error> {
-    match File::open(path) {
+    match file::open(path) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(io_error("read", path, source)),
@@ -246,7 +279,7 @@ impl Ledger {
             Err(Error::Lock(busy)) => {
                 // A stopped writer must not hide the history; its line may then look torn.
                 tracing::warn!(%busy, "reading the ledger without its lock");
-                Some(File::open(&self.path).map_err(|e| io_error("read", &self.path, e))?)
+                Some(file::open(&self.path).map_err(|e| io_error("read", &self.path, e))?)
             }
             Err(error) => return Err(error),
             Ok(None) => None,
@@ -266,7 +299,7 @@ impl Ledger {
         let sealed = segment::list(&self.path)?.into_iter();
         sealed
             .map(|(_, path)| {
-                let file = File::open(&path).map_err(|e| io_error("read", &path, e))?;
+                let file = file::open(&path).map_err(|e| io_error("read", &path, e))?;
                 let len = file.metadata().map_err(|e| io_error("read", &path, e))?.len();
                 Ok(Opened::new(path, file, len))
             })

@@ -4,22 +4,22 @@
 //! Numbers only grow, so that a rotation is one rename: no crash can leave it half done.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use nix::libc;
 use serde::Deserialize;
 
 use super::line::{self, Damage, Hash, Line, MAX_LINE};
 use super::{Error, io_error};
+use crate::file;
 
 /// Bytes read from the end of a file to find its last line: a few usual lines.
 const TAIL: u64 = 4096;
@@ -67,19 +67,12 @@ struct Head {
 impl Segment {
     /// Opens `path` for writing and locks it, making it and its directories if missing.
     pub(super) fn open(path: &Path, deadline: Instant) -> Result<Self, Error> {
-        let open = || {
-            OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(path)
-        };
+        let open =
+            || file::options().read(true).write(true).create(true).truncate(false).open(path);
         Self::lock(path, deadline, FlockArg::LockExclusiveNonblock, || match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().recursive(true).mode(0o755).create(directory(path))?;
+                // One that is there may be anybody's: the configuration names it.
+                DirBuilder::new().recursive(true).mode(0o700).create(directory(path))?;
                 open()
             }
             other => other,
@@ -88,12 +81,7 @@ impl Segment {
 
     /// Opens `path` for reading and locks out writers; `None` if there is no such file.
     pub(super) fn open_to_read(path: &Path, deadline: Instant) -> Result<Option<Self>, Error> {
-        let open = || {
-            OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .open(path)
-        };
+        let open = || file::options().read(true).open(path);
         match Self::lock(path, deadline, FlockArg::LockSharedNonblock, open) {
             Ok(segment) => Ok(Some(segment)),
             Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -107,12 +95,12 @@ impl Segment {
         kind: FlockArg,
         open: impl Fn() -> io::Result<File>,
     ) -> Result<Self, Error> {
-        let io = |source| io_error("open", path, source);
+        let io = |source| io_error("open", path, file::plain(source));
         let begin = Instant::now();
         let mut pause = Duration::from_micros(50);
-        let mut file = open().map_err(io)?;
+        let mut opened = open().map_err(io)?;
         loop {
-            match Flock::lock(file, kind) {
+            match Flock::lock(opened, kind) {
                 Ok(locked) => {
                     // While we waited, a rotation may have renamed the file under us.
                     let ours = locked.metadata().map_err(io)?;
@@ -123,10 +111,10 @@ impl Segment {
                     if is_at(&ours, path).map_err(io)? {
                         return Ok(Self { file: locked, len: ours.len() });
                     }
-                    file = open().map_err(io)?;
+                    opened = open().map_err(io)?;
                 }
                 Err((same, Errno::EWOULDBLOCK | Errno::EINTR)) => {
-                    file = same;
+                    opened = same;
                     let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                         let what = path.display().to_string();
                         return Err(
@@ -176,13 +164,8 @@ impl Segment {
     pub(super) fn quarantine(&mut self, start: u64, aside: &Path) -> io::Result<()> {
         let mut bytes = read_range(self, start, self.len)?;
         bytes.push(b'\n');
-        OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(aside)?
-            .write_all(&bytes)?;
+        let aside = file::options().append(true).create(true).open(aside);
+        aside.map_err(file::plain)?.write_all(&bytes)?;
         self.cut(start)
     }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::line::{self, Stamped};
 use super::segment::{self, Segment};
 use super::{Error, io_error};
+use crate::file;
 
 /// The locked spool with what waits in it, oldest first.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ fn mend(file: &mut Segment, path: &Path) -> io::Result<()> {
 
 /// Lines that wait in the spool `path`.
 pub(super) fn count(path: &Path) -> Result<u64, Error> {
-    match fs::read(path) {
+    match file::read(path) {
         Ok(bytes) => Ok(bytes.iter().map(|byte| u64::from(*byte == b'\n')).sum()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
         Err(error) => Err(io_error("read", path, error)),

@@ -86,7 +86,7 @@ impl Ledger {
                     fault
                 }
                 Err(Damage::Torn) if lines.files() == 1 => {
-                    report.torn = entry.bytes.len() as u64;
+                    report.torn = entry.len;
                     None
                 }
                 Err(damage) => {

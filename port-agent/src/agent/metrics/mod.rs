@@ -4,10 +4,7 @@
 mod figures;
 
 use std::convert::Infallible;
-use std::fs::{self, Permissions};
-use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::Path;
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +15,9 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shared::config::Listen;
+use shared::socket;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
@@ -50,7 +48,9 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
         return Ok(());
     };
     let listener = match &listen {
-        Listen::Unix(path) => socket(path).await.map(Listener::Unix),
+        Listen::Unix(path) => {
+            socket::listen(path).and_then(UnixListener::from_std).map(Listener::Unix)
+        }
         Listen::Loopback(address) => TcpListener::bind(address).await.map(Listener::Tcp),
     };
     let listener = listener.map_err(|error| {
@@ -71,20 +71,6 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
         drop(fs::remove_file(path));
     }
     Ok(())
-}
-
-/// Listens at `path`, for root alone; a socket that nobody serves any more is replaced.
-async fn socket(path: &Path) -> io::Result<UnixListener> {
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "somebody serves it already"));
-    }
-    match fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_socket() => fs::remove_file(path)?,
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
 }
 
 async fn accept(agent: &Arc<Agent>, listener: &Listener, free: &Arc<Semaphore>) {

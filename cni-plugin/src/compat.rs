@@ -1,6 +1,8 @@
 //! What makes a configuration written for ovs-cni work with only `type` changed: its flat file and
 //! the keys that are its own.
 
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +14,9 @@ use crate::fields::{Error, Fields, lookup};
 /// Where ovs-cni looks for its flat file after `configuration_path`; the first that exists counts.
 const FLAT_FILES: [&str; 2] =
     ["/etc/kubernetes/cni/net.d/ovs.d/ovs.conf", "/etc/cni/net.d/ovs.d/ovs.conf"];
+
+/// Longest flat file in bytes: as much as a runtime may hand to us.
+const LONGEST: u64 = 4 << 20;
 
 /// The bridge of a port that OVN manages, when the configuration names none.
 pub(crate) const OVN_BRIDGE: &str = "br-int";
@@ -57,13 +62,26 @@ pub(crate) fn merge_flat_file(config: &mut Map<String, Value>) -> Result<(), Fla
 
 fn read_flat_file(path: &Path) -> Result<Map<String, Value>, FlatFileError> {
     let garbage = |source| FlatFileError::Garbage { path: path.to_owned(), source };
-    let text = std::fs::read(path)
-        .map_err(|source| FlatFileError::Read { path: path.to_owned(), source })?;
+    let text =
+        read(path).map_err(|source| FlatFileError::Read { path: path.to_owned(), source })?;
     match serde_json::from_slice(&text) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => Err(garbage(None)),
         Err(error) => Err(garbage(Some(error))),
     }
+}
+
+/// A link is followed, as a file of the user's; a device or a pipe would never end.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut text = Vec::new();
+    File::open(path)?.take(LONGEST + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > LONGEST {
+        return Err(io::Error::other(format!("it is longer than {LONGEST} bytes")));
+    }
+    Ok(text)
 }
 
 /// Takes from `defaults` what is absent or zero in `config`, as ovs-cni does.
@@ -101,7 +119,7 @@ pub(crate) struct Keys {
 }
 
 /// Reads them.
-pub(crate) fn read(fields: &mut Fields<'_>) -> Result<Keys, Error> {
+pub(crate) fn keys(fields: &mut Fields<'_>) -> Result<Keys, Error> {
     let ovsdb = match fields.text("socket_file")? {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| {
@@ -161,7 +179,7 @@ mod tests {
     use super::*;
 
     fn keys(value: &Value) -> Result<Keys, Error> {
-        read(&mut Fields::of("", value).unwrap())
+        super::keys(&mut Fields::of("", value).unwrap())
     }
 
     #[test]
@@ -188,6 +206,15 @@ mod tests {
         std::fs::write(&path, "[]").unwrap();
         let error = merge_flat_file(&mut own).unwrap_err().to_string();
         assert_eq!(error, format!("{} is no JSON object", path.display()));
+    }
+
+    #[test]
+    fn a_flat_file_that_never_ends_is_no_file() {
+        let Value::Object(mut own) = json!({"configuration_path": "/dev/zero"}) else {
+            unreachable!()
+        };
+        let error = merge_flat_file(&mut own).unwrap_err();
+        assert_eq!(shared::error::chain(&error), "cannot read /dev/zero: it is no regular file");
     }
 
     #[test]

@@ -20,6 +20,9 @@ use crate::version::Version;
 /// gives a sandbox four.
 const DEADLINE: Duration = Duration::from_secs(90);
 
+/// Longest answer in bytes: as much as a runtime may hand to us.
+const LONGEST: u64 = 4 << 20;
+
 /// How long a plugin that is just being replaced (ETXTBSY) is tried again; libcni waits as long.
 const BUSY_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -261,7 +264,11 @@ impl<'a> Delegate<'a> {
         if let Some(mut pipe) = child.stdout.take() {
             std::thread::spawn(move || {
                 let mut text = Vec::new();
-                drop(sender.send(pipe.read_to_end(&mut text).map(|_| text)));
+                let read = pipe.by_ref().take(LONGEST + 1).read_to_end(&mut text);
+                // The pipe is closed before anybody waits for the plugin's end: one that would go
+                // on for ever ends by that.
+                drop(pipe);
+                drop(sender.send(read.map(|_| text)));
             });
         }
         let start = Instant::now();
@@ -276,6 +283,9 @@ impl<'a> Delegate<'a> {
             });
         };
         let text = received.map_err(|source| self.system("read from", source))?;
+        if text.len() as u64 > LONGEST {
+            return Err(self.garbage(verb, &format!("it is longer than {LONGEST} bytes")));
+        }
         if status.success() {
             return Ok(text);
         }
@@ -385,6 +395,14 @@ mod tests {
     fn one_that_reads_nothing_holds_nobody_up() {
         let config = json!({"name": "x".repeat(1 << 20)});
         assert_eq!(add("echo '{}'", LONG, &config).unwrap(), Map::new());
+    }
+
+    #[test]
+    fn one_that_never_stops_talking_is_cut_off() {
+        let start = Instant::now();
+        let error = add("exec yes", LONG, &json!({})).unwrap_err();
+        assert!(error.to_string().contains("longer than 4194304 bytes"), "{error}");
+        assert!(start.elapsed() < LONG);
     }
 
     #[test]

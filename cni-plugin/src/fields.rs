@@ -2,9 +2,11 @@
 //! with the path of the key.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use ipnet::IpNet;
 use serde_json::{Map, Value};
 use shared::error::{Fault, Kind};
 
@@ -221,6 +223,22 @@ impl<'a> Fields<'a> {
                 similar: similar(name, &self.known),
             }),
         }
+    }
+}
+
+/// Refuses a next hop of another family than what it leads to.
+pub(crate) fn same_family(
+    fields: &Fields<'_>,
+    key: &str,
+    hop: Option<IpAddr>,
+    net: &IpNet,
+) -> Result<(), Error> {
+    match hop {
+        Some(hop) if hop.is_ipv4() != net.addr().is_ipv4() => {
+            let value = Value::from(hop.to_string());
+            Err(fields.wrong(key, &value, format_args!("an address of the family of {net}")))
+        }
+        _ => Ok(()),
     }
 }
 

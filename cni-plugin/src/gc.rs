@@ -65,7 +65,9 @@ pub(crate) fn run(environment: &Environment, mut envelope: Envelope) -> Result<(
 
 /// The attachments that live: `None` if the runtime says nothing of them (`cnitool gc`), none if it
 /// says `null` (CRI-O for a network without pods). Where both lists come, either saves.
-fn valid(config: &Map<String, Value>) -> Result<Option<BTreeSet<(String, IfName)>>, fields::Error> {
+pub(crate) fn valid(
+    config: &Map<String, Value>,
+) -> Result<Option<BTreeSet<(String, IfName)>>, fields::Error> {
     let present = |key: &&str| config.keys().any(|name| name.eq_ignore_ascii_case(key));
     if !LISTS.iter().any(present) {
         return Ok(None);

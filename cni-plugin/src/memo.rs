@@ -43,3 +43,18 @@ impl Memo {
         serde_json::to_value(self).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_ipam_plugin_got_is_kept_to_the_last_digit() {
+        let stdin: Map<String, Value> =
+            serde_json::from_str(r#"{"weight": 111111100000340230158, "half": 0.1}"#).unwrap();
+        let delegate = Some(Delegated { kind: "x".to_owned(), stdin });
+        let memo = Memo { delegate, ..Memo::default() };
+        let text = serde_json::to_string(&memo).unwrap();
+        assert_eq!(serde_json::from_str::<Memo>(&text).unwrap(), memo);
+    }
+}

@@ -3,6 +3,8 @@
 
 mod create;
 mod error;
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
 mod network;
 mod reply;
 mod setup;

@@ -183,7 +183,7 @@ impl NetConf {
     pub(crate) fn read(envelope: &Envelope, version: Version, name: &str) -> Result<Self, Error> {
         let mut fields = Fields::new("", &envelope.raw);
         fields.get("name");
-        let compat = compat::read(&mut fields)?;
+        let compat = compat::keys(&mut fields)?;
         let ipam = ipam(&mut fields)?;
         let runtime = Runtime::read(&mut fields, &ipam)?;
         let args = CniArgs::read(&mut fields)?;
@@ -289,12 +289,7 @@ pub(crate) fn route(entry: &mut Fields<'_>) -> Result<Route, Error> {
         .parsed("dst", "a destination such as 0.0.0.0/0")?
         .ok_or_else(|| Error::Missing { field: entry.path("dst"), expected: A_SUBNET })?;
     let gw: Option<IpAddr> = entry.parsed("gw", AN_ADDRESS)?;
-    if let Some(gw) = gw
-        && gw.is_ipv4() != dst.addr().is_ipv4()
-    {
-        let value = Value::from(gw.to_string());
-        return Err(entry.wrong("gw", &value, format_args!("an address of the family of {dst}")));
-    }
+    fields::same_family(entry, "gw", gw, &dst)?;
     let small = |entry: &mut Fields<'_>, key| {
         Ok(entry.number(key, &(0..=u64::from(u32::MAX)))?.and_then(|n| u32::try_from(n).ok()))
     };

@@ -1,7 +1,7 @@
 //! Ports to publish, as runtimes write them: `portMappings` of CNI, `port_mappings` of netavark.
 
 use serde_json::Value;
-use shared::publish::{PortMapping, Protocol};
+use shared::publish::{MOST, PortMapping, Protocol};
 
 use crate::fields::{AN_ADDRESS, Error, Fields, shown};
 
@@ -56,6 +56,14 @@ pub(crate) fn read(fields: &mut Fields<'_>, names: &Names) -> Result<Vec<PortMap
                 field: format!("{path}[{index}]"),
                 value: shown(item),
                 expected: "ports from 1 to 65535".to_owned(),
+            });
+        }
+        // Before they are written out: some bytes can name 65535 ports.
+        if ports.len() + protocols.len() * usize::from(range) > MOST {
+            return Err(Error::Value {
+                field: format!("{path}[{index}]"),
+                value: shown(item),
+                expected: format!("at most {MOST} ports for one container"),
             });
         }
         for protocol in protocols {
@@ -136,5 +144,17 @@ mod tests {
         assert!(
             refused(json!({"hostPort": 80, "containerPort": 80, "hostIP": "x"})).contains("hostIP")
         );
+    }
+
+    #[test]
+    fn some_bytes_cannot_fill_the_memory_with_ports() {
+        let wide = json!({"host_port": 1, "container_port": 1, "range": 16000});
+        assert_eq!(ports(&NETAVARK, json!([wide])).unwrap().len(), 16000);
+        let error = ports(&NETAVARK, json!([wide, wide])).unwrap_err().to_string();
+        assert!(error.starts_with("port_mappings[1] is {"), "{error}");
+        assert!(error.ends_with("expected at most 16384 ports for one container"), "{error}");
+        let many = "tcp,".repeat(100_000) + "tcp";
+        let wide = json!({"host_port": 1, "container_port": 1, "protocol": many});
+        assert!(ports(&NETAVARK, json!([wide])).is_err());
     }
 }

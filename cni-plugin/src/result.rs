@@ -6,7 +6,7 @@ use shared::attachment::{Address, Record};
 use shared::link::Route;
 use shared::mac::Mac;
 
-use crate::fields::{Error, Fields, lookup};
+use crate::fields::{self, Error, Fields, lookup};
 use crate::netconf::{read_dns, route};
 use crate::version::Version;
 
@@ -130,7 +130,9 @@ fn address(mut entry: Fields<'_>) -> Result<Address, Error> {
     let address: IpNet = entry
         .parsed("address", expected)?
         .ok_or_else(|| Error::Missing { field: entry.path("address"), expected })?;
-    Ok(Address { address, gateway: entry.parsed("gateway", crate::fields::AN_ADDRESS)? })
+    let gateway = entry.parsed("gateway", crate::fields::AN_ADDRESS)?;
+    fields::same_family(&entry, "gateway", gateway, &address)?;
+    Ok(Address { address, gateway })
 }
 
 fn routes(fields: &mut Fields<'_>) -> Result<Vec<Route>, Error> {

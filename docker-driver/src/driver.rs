@@ -155,17 +155,7 @@ impl Driver {
         if self.networks.get(&request.network)?.is_some_and(done) {
             return Ok(json!({}));
         }
-        let networks = Networks::new(self.engine.config());
-        let (made, others) = (networks.made()?, self.networks.all()?);
-        let mut network = plan(
-            request,
-            &Surroundings {
-                config: self.engine.config(),
-                made: &made,
-                others: &others,
-                pools: &self.ipam.pools()?,
-            },
-        )?;
+        let mut network = self.plan(request)?;
         self.engine
             .ready(&Readiness { bridge: network.place.bridge.clone(), subnets: Vec::new() })?;
         self.networks.put(&network.id, &network)?;
@@ -180,6 +170,27 @@ impl Driver {
             return Err(error);
         }
         self.pass_forward();
+        Ok(json!({}))
+    }
+
+    fn plan(&self, request: &CreateNetwork) -> Result<DockerNetwork, Error> {
+        let networks = Networks::new(self.engine.config());
+        let (made, others) = (networks.made()?, self.networks.all()?);
+        let around = Surroundings {
+            config: self.engine.config(),
+            made: &made,
+            others: &others,
+            pools: &self.ipam.pools()?,
+        };
+        plan(request, &around)
+    }
+
+    /// A CreateNetwork that makes nothing on the host.
+    #[cfg(any(test, feature = "laws"))]
+    pub(crate) fn planned(&self, body: &[u8]) -> Result<Value, Error> {
+        let request: CreateNetwork = read(body)?;
+        let network = DockerNetwork { unfinished: false, ..self.plan(&request)? };
+        self.networks.put(&network.id, &network)?;
         Ok(json!({}))
     }
 
@@ -505,7 +516,7 @@ fn attach_request(
 }
 
 /// Reads a request. An empty body is never one.
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(Error::Empty);
     }

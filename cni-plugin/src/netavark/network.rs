@@ -293,7 +293,12 @@ fn range(entry: &mut Fields<'_>, net: &IpNet) -> Result<Option<(IpAddr, IpAddr)>
     if first.is_none() && last.is_none() {
         return Ok(None);
     }
-    Ok(Some((first.unwrap_or(net.network()), last.unwrap_or(net.broadcast()))))
+    let (first, last) = (first.unwrap_or(net.network()), last.unwrap_or(net.broadcast()));
+    if first > last {
+        let expected = format!("an address not above the end of the range, {last}");
+        return Err(range.wrong("start_ip", &first.to_string().into(), expected));
+    }
+    Ok(Some((first, last)))
 }
 
 fn inside(
@@ -319,7 +324,9 @@ fn routes(top: &mut Fields<'_>) -> Result<Vec<Route>, fields::Error> {
             let field = entry.path("destination");
             return Err(fields::Error::Missing { field, expected: A_SUBNET });
         };
-        let mut route = Route::new(dst.trunc(), entry.parsed("gateway", AN_ADDRESS)?);
+        let gateway = entry.parsed("gateway", AN_ADDRESS)?;
+        fields::same_family(&entry, "gateway", gateway, &dst)?;
+        let mut route = Route::new(dst.trunc(), gateway);
         let metric = entry.number("metric", &(0..=u64::from(u32::MAX)))?;
         route.priority = metric.and_then(|metric| u32::try_from(metric).ok());
         routes.push(route);

@@ -24,13 +24,13 @@ const CALLER: &str = "podman";
 
 /// One validated call: setup as Podman describes it.
 #[derive(Debug)]
-struct Call {
-    key: Key,
+pub(super) struct Call {
+    pub(super) key: Key,
     labels: Labels,
     network: PodmanNetwork,
     ips: Vec<Requested>,
     mac: Option<Mac>,
-    ports: Vec<PortMapping>,
+    pub(super) ports: Vec<PortMapping>,
 }
 
 /// Plugs in; returns the answer.
@@ -43,7 +43,7 @@ pub(super) fn run(input: &Map<String, Value>, netns: &Path) -> Result<Value, Err
 }
 
 impl Call {
-    fn read(input: &Map<String, Value>) -> Result<Self, Error> {
+    pub(super) fn read(input: &Map<String, Value>) -> Result<Self, Error> {
         let mut network = PodmanNetwork::read(part(input, "network")?)?;
         let mut options = Fields::new("network_options", part(input, "network_options")?);
         let ips = addresses_of(&mut options, "static_ips")?;
@@ -68,7 +68,7 @@ impl Call {
         })
     }
 
-    fn request(&self, config: &Config, netns: &Path) -> Result<AttachRequest, Error> {
+    pub(super) fn request(&self, config: &Config, netns: &Path) -> Result<AttachRequest, Error> {
         let place = self.network.place(config)?;
         if self.network.addresses != Some(Addresses::None) && place.source == Source::Nobody {
             return Err(Error::NoPool { bridge: place.bridge });

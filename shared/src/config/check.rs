@@ -145,8 +145,10 @@ pub(super) fn config(raw: &Raw, source: Source<'_>, sysfs: &Path) -> Result<Conf
             };
         }
     }
-    if let Some(given) = &raw.include_prefixes {
-        config.include_prefixes = prefixes(given, &config.bridges, source)?;
+    match &raw.include_prefixes {
+        Some(given) => config.include_prefixes = prefixes(given, &config.bridges, source)?,
+        // Nobody asked for these: where one would take a bridge, it is none.
+        None => config.include_prefixes.retain(|text| claimed(text, &config.bridges).is_none()),
     }
     Ok(config)
 }
@@ -255,21 +257,25 @@ fn prefixes(
             let expected = "expected the beginning of an interface name: 1 to 15 letters, digits, \"_\", \".\" or \"-\", a letter or digit first";
             return Err(wrong(expected.to_owned(), "write a prefix such as \"veth\""));
         }
-        for bridge in bridges {
-            let uplink = match &bridge.mode {
-                Mode::Direct { uplink, .. } => uplink.as_ref(),
-                Mode::Nat { uplink: Uplink::Named(uplink), .. } => Some(uplink),
-                Mode::Nat { uplink: Uplink::Default, .. } => None,
-            };
-            for (name, what) in [(Some(&bridge.name), "bridge"), (uplink, "uplink")] {
-                if let Some(name) = name.filter(|name| name.as_str().starts_with(text.as_str())) {
-                    let problem = format!("the {what} {name} begins so, and is no container's");
-                    return Err(wrong(problem, "write a longer prefix, or leave it out"));
-                }
-            }
+        if let Some((what, name)) = claimed(text, bridges) {
+            let problem = format!("the {what} {name} begins so, and is no container's");
+            return Err(wrong(problem, "write a longer prefix, or leave it out"));
         }
     }
     Ok(given.iter().map(|prefix| prefix.get_ref().clone()).collect())
+}
+
+/// The first bridge or uplink whose name begins with `prefix`.
+fn claimed<'a>(prefix: &str, bridges: &'a [Bridge]) -> Option<(&'static str, &'a IfName)> {
+    let names = bridges.iter().flat_map(|bridge| {
+        let uplink = match &bridge.mode {
+            Mode::Direct { uplink, .. } => uplink.as_ref(),
+            Mode::Nat { uplink: Uplink::Named(uplink), .. } => Some(uplink),
+            Mode::Nat { uplink: Uplink::Default, .. } => None,
+        };
+        [Some(("bridge", &bridge.name)), uplink.map(|name| ("uplink", name))]
+    });
+    names.flatten().find(|(_, name)| name.as_str().starts_with(prefix))
 }
 
 /// Checks one section by itself.

@@ -1,6 +1,8 @@
 //! `/etc/ovs-port-agent/config.toml`.
 
 mod check;
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
 mod raw;
 
 use std::io;

@@ -510,3 +510,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_default_prefix_that_a_bridge_begins_with_is_none() {
+    let read = |text: &str| Config::parse(text, Path::new("/c"), Path::new("/none")).unwrap();
+    let config = read("[[bridge]]\nname = \"tapbr0\"\nmode = \"direct\"\nuplink = \"veth0\"\n");
+    assert_eq!(config.include_prefixes, ["veth-"]);
+    assert_eq!(read("bridge_name = \"tapbr0\"").include_prefixes, ["veth-", "veth"]);
+}

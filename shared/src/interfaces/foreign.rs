@@ -148,6 +148,11 @@ impl Foreign {
     /// Words that only a shell could expand name nothing.
     fn source(&mut self, path: &Path, word: &[u8], wanted: fn(&Path) -> bool) {
         let Ok(word) = std::str::from_utf8(word) else { return };
+        // To a shell two stars are one; here they would walk the whole tree.
+        let mut word = word.to_owned();
+        while word.contains("**") {
+            word = word.replace("**", "*");
+        }
         let pattern = path.parent().unwrap_or(Path::new("/")).join(word);
         let Some(pattern) = pattern.to_str() else { return };
         let options =

@@ -6,6 +6,8 @@
 mod block;
 mod file;
 mod foreign;
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
 mod stanza;
 
 use std::io;

@@ -1,5 +1,7 @@
 //! Interface names and the template that makes them.
 
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
 mod template;
 
 pub use template::{Template, TemplateError};

@@ -11,7 +11,7 @@ use super::operation::{
     wait_now,
 };
 use super::rows::{self, BRIDGE_COLUMNS, BadColumn, INTERFACE_COLUMNS, PORT_COLUMNS, Row};
-use super::wire::{Connection, Failure};
+use super::wire::{Connection, Failure, shown};
 use super::{Bridge, BridgeView, Endpoint, Error, Generation, Port, PortSpec, Uuid};
 use crate::mac::Mac;
 use crate::name::IfName;
@@ -89,6 +89,12 @@ impl Client {
         }
     }
 
+    /// A client of whoever is at the other end.
+    #[cfg(any(test, feature = "laws"))]
+    pub(super) fn over(connection: Connection, deadline: Duration) -> Self {
+        Self { connection, endpoint: "unix:/law".to_owned(), deadline, added: None }
+    }
+
     /// Asks to be told of every change to bridges and to the VLANs and owners of ports (RFC 7047
     /// section 4.1.5); [`Self::changed`] waits for one.
     pub(super) fn watch(&mut self) -> Result<(), Error> {
@@ -100,7 +106,7 @@ impl Client {
             Ok(_) => Ok(()),
             Err(error) => Err(Error::Refused {
                 action: "watch bridges and ports".to_owned(),
-                error: error.to_string(),
+                error: shown(&error.to_string()),
                 details: String::new(),
             }),
         }
@@ -365,9 +371,10 @@ impl Client {
             if let Some(number) = ofport.and_then(|n| u16::try_from(n).ok()).filter(|n| *n > 0) {
                 return Ok(number);
             }
-            let why = self.read(Row(found).error())?.unwrap_or_else(|| "ofport is -1".to_owned());
+            let why = self.read(Row(found).error())?;
+            let why = why.unwrap_or_else(|| "ofport is -1".to_owned());
             let grace = if why.ends_with(NO_DEVICE) { DEVICE_GRACE } else { ERROR_GRACE };
-            failed = Some((Instant::now() + grace, why));
+            failed = Some((Instant::now() + grace, shown(&why)));
             seen = found.clone();
         }
     }
@@ -524,7 +531,10 @@ impl Client {
             .map_err(|failure| self.failed(failure, sent.deadline))?;
         let elements = match answer {
             Ok(Value::Array(elements)) => elements,
-            Ok(other) => return Err(self.broken(&format!("a transaction was answered by {other}"))),
+            Ok(other) => {
+                let why = format!("a transaction was answered by {}", shown(&other.to_string()));
+                return Err(self.broken(&why));
+            }
             Err(error) => return Ok(Err(refusal(0, &error))),
         };
         if let Some(at) = elements.iter().position(|e| e.get("error").is_some()) {
@@ -575,9 +585,9 @@ impl Client {
 
 fn refusal(at: usize, element: &Value) -> Refusal {
     let member = |name: &str| match &element[name] {
-        Value::String(text) => text.clone(),
+        Value::String(text) => shown(text),
         Value::Null => String::new(),
-        other => other.to_string(),
+        other => shown(&other.to_string()),
     };
     Refusal { at, error: member("error"), details: member("details") }
 }

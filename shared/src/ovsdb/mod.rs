@@ -2,6 +2,8 @@
 
 mod client;
 mod endpoint;
+#[cfg(any(test, feature = "laws"))]
+pub(crate) mod laws;
 mod operation;
 mod rows;
 pub mod vswitchd;

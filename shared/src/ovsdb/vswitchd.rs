@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::Endpoint;
-use super::wire::{Connection, Failure};
+use super::wire::{Connection, Failure, shown};
 use crate::error::{Fault, Kind};
 use crate::name::IfName;
 
@@ -139,9 +139,12 @@ impl Vswitchd {
         let broken = |why| Err(Error::Broken { path: self.path.clone(), why });
         match answer {
             Ok(Ok(Value::String(text))) => Ok(text),
-            Ok(Ok(other)) => broken(format!("\"{command}\" was answered by {other}")),
+            Ok(Ok(other)) => {
+                broken(format!("\"{command}\" was answered by {}", shown(&other.to_string())))
+            }
             Ok(Err(why)) => {
                 let why = why.as_str().map_or_else(|| why.to_string(), |t| t.trim().to_owned());
+                let why = shown(&why);
                 Err(Error::Refused { command: command.to_owned(), why })
             }
             Err(Failure::Timeout) => {

@@ -16,8 +16,9 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// The largest message taken, in bytes. Every port of a switch with 10 000 of them is about 5 MiB.
-pub const MAX_MESSAGE: usize = 64 << 20;
+/// The largest message taken, in bytes. Every port of a switch with 10 000 of them is about 5 MiB;
+/// what is read of a message takes some twenty times its size in memory, if it is made for that.
+pub const MAX_MESSAGE: usize = 16 << 20;
 
 /// Why there is no message.
 #[derive(Debug, thiserror::Error)]
@@ -227,6 +228,12 @@ impl Connection {
         Ok(Self::new(Stream::Tcp(stream)))
     }
 
+    /// A peer over a socket that is connected already.
+    #[cfg(any(test, feature = "laws"))]
+    pub(super) fn over(stream: UnixStream) -> Self {
+        Self::new(Stream::Unix(stream))
+    }
+
     fn new(stream: Stream) -> Self {
         Self {
             stream,
@@ -351,6 +358,15 @@ impl Connection {
             Some(why) => Err(Failure::Broken(format!("it broke earlier: {why}"))),
             None => Ok(()),
         }
+    }
+}
+
+/// What a server said, as far as an error quotes it.
+pub(super) fn shown(text: &str) -> String {
+    const LONGEST: usize = 500;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
     }
 }
 

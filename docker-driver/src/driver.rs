@@ -155,6 +155,10 @@ impl Driver {
         if self.networks.get(&request.network)?.is_some_and(done) {
             return Ok(json!({}));
         }
+        // What was removed and is not all gone yet would be in the way.
+        if let Err(error) = self.sweep_networks() {
+            tracing::warn!(error = %sentence(&error), "a removed network is not all gone");
+        }
         let mut network = self.plan(request)?;
         self.engine
             .ready(&Readiness { bridge: network.place.bridge.clone(), subnets: Vec::new() })?;
@@ -461,10 +465,14 @@ impl Driver {
         let in_use: Vec<_> =
             endpoints.iter().flat_map(|endpoint| &endpoint.addresses).copied().collect();
         self.ipam.collect(&self.engine, &in_use)?;
-        for network in self.networks.all()? {
-            if network.removed {
-                self.remove_network(network)?;
-            }
+        Ok(())
+    }
+
+    /// Takes away what is left of removed networks. No CreateNetwork or DeleteNetwork may come
+    /// between.
+    pub(crate) fn sweep_networks(&self) -> Result<(), Error> {
+        for network in self.networks.all()?.into_iter().filter(|network| network.removed) {
+            self.remove_network(network)?;
         }
         Ok(())
     }

@@ -82,6 +82,11 @@ impl Pool {
     fn subnet(&self, range: Option<(IpAddr, IpAddr)>) -> Subnet {
         Subnet { net: self.net, range, gateway: self.gateway }
     }
+
+    /// Owner of the next lease.
+    fn next_owner(&self) -> String {
+        format!("{OWNER}{}/{}", self.id, self.serial)
+    }
 }
 
 /// The IpamDriver.
@@ -224,6 +229,8 @@ impl Ipam {
             for (ip, held) in &pool.addresses {
                 engine.pools().release(pool.net, *ip, &held.owner)?;
             }
+            // Killed in a RequestAddress, we hold one more than is written down.
+            engine.pools().release_all(&pool.next_owner())?;
             if !self.store.all()?.iter().any(|other| other.net == pool.net && other.id != pool.id) {
                 for (ip, owner) in host_leases(engine, pool.net) {
                     engine.pools().release(pool.net, ip, &owner)?;
@@ -307,7 +314,7 @@ impl Ipam {
         {
             return Ok(ip);
         }
-        let owner = format!("{OWNER}{}/{}", pool.id, pool.serial);
+        let owner = pool.next_owner();
         // What is asked for by name may lie outside the range: Docker allows it everywhere.
         let subnet = pool.subnet(if wanted.is_some() { None } else { pool.range });
         let ip = engine.pools().acquire(&subnet, &owner, wanted)?.ip;

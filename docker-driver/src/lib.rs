@@ -146,7 +146,11 @@ async fn keep(server: Arc<Server>) {
             let result = if restored { Ok(()) } else { this.driver().restore() };
             result.and_then(|()| this.driver().sweep())
         };
-        match blocking(work).await {
+        let swept = match blocking(work).await {
+            Ok(()) => server.between_networks(Driver::sweep_networks).await,
+            Err(error) => Err(error),
+        };
+        match swept {
             Ok(()) => restored = true,
             Err(error) => tracing::warn!(error = %sentence(&error), "will be tried again"),
         }

@@ -18,6 +18,9 @@ const COPY: &str = "copy";
 /// End of the name of an entry that could not be read.
 const LOST: &str = "lost";
 
+/// The end of the name of a file that is being written.
+const TEMPORARY: &str = "new";
+
 /// How long an entry must last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lasts {
@@ -42,6 +45,13 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
     /// The entries below `dir`, which is made if missing.
     pub(crate) fn open(dir: PathBuf, lasts: Lasts) -> Result<Self, Error> {
         file::directory(&dir).map_err(|source| Error::Write { path: dir.clone(), source })?;
+        // Of writers that were killed: nobody else writes here.
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            if entry.path().extension().is_some_and(|end| end == TEMPORARY) {
+                fs::remove_file(entry.path())
+                    .map_err(|source| Error::Write { path: entry.path(), source })?;
+            }
+        }
         Ok(Self { dir, lasts, kind: PhantomData })
     }
 
@@ -63,7 +73,8 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
 
     fn write(&self, path: &Path, text: &[u8]) -> Result<(), Error> {
         let mut temporary = path.to_owned().into_os_string();
-        temporary.push(".new");
+        temporary.push(".");
+        temporary.push(TEMPORARY);
         let write = || -> io::Result<()> {
             let mut file = file::fresh(Path::new(&temporary))?;
             file.write_all(text)?;
@@ -73,7 +84,11 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
             fs::rename(&temporary, path)?;
             self.sync()
         };
-        write().map_err(|source| Error::Write { path: path.to_owned(), source })
+        write().map_err(|source| {
+            // Of no use to anybody; the first error is the one to report.
+            drop(fs::remove_file(&temporary));
+            Error::Write { path: path.to_owned(), source }
+        })
     }
 
     /// Removes an entry; false if there was none.
@@ -191,8 +206,11 @@ mod tests {
     fn a_half_written_file_is_no_entry() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path());
-        fs::write(dir.path().join("networks/a.json.new"), "[1").unwrap();
+        let half = dir.path().join("networks/a.json.new");
+        fs::write(&half, "[1").unwrap();
         assert!(store.all().unwrap().is_empty());
+        let store = Store::<Vec<u8>>::open(dir.path().join("networks"), Lasts::ForEver).unwrap();
+        assert!(!half.exists(), "a killed writer's file stays for ever");
         store.put("a", &vec![3]).unwrap();
         assert_eq!(store.all().unwrap(), [vec![3]]);
     }

@@ -73,6 +73,7 @@ pub(crate) fn run(
             well = false;
             tracing::warn!("{why}");
         }
+        engine.show_if_behind();
     }
     note(&engine, found.iter().filter(|f| f.outcome == "removed").map(|f| &f.piece));
     let report = Report { found, spared, unreadable };

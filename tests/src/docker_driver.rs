@@ -56,6 +56,25 @@ impl DockerDriver {
         error.unwrap_or_else(|| panic!("{method} did not fail: {answer}")).to_owned()
     }
 
+    /// The same, whatever comes of it: `None` if the driver hung up without an answer.
+    pub(crate) fn try_call(&self, method: &str, body: &Value) -> Option<Value> {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let mut stream = try_send(method, &body).ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> Pid {
+        self.daemon.pid()
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn alive(&self) -> bool {
+        self.daemon.alive()
+    }
+
     /// Sends a call and does not wait for its answer; the connection lasts as long as what this
     /// returns.
     pub fn begin(&self, method: &str, body: &Value) -> UnixStream {
@@ -104,15 +123,19 @@ impl DockerDriver {
 }
 
 fn send(method: &str, body: &str) -> UnixStream {
-    let mut stream = UnixStream::connect(DockerDriver::SOCKET).expect("the driver listens");
-    stream.set_read_timeout(Some(Duration::from_secs(40))).expect("a timeout");
+    try_send(method, body).expect("the driver listens")
+}
+
+fn try_send(method: &str, body: &str) -> std::io::Result<UnixStream> {
+    let mut stream = UnixStream::connect(DockerDriver::SOCKET)?;
+    stream.set_read_timeout(Some(Duration::from_secs(40)))?;
     let head = format!(
         "POST /{method} HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\n\
          Content-Length: {}\r\nAccept: application/vnd.docker.plugins.v1.2+json\r\n\
          Connection: close\r\n\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes()).expect("write a request");
-    stream.write_all(body.as_bytes()).expect("write a body");
-    stream
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
+    Ok(stream)
 }

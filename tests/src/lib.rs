@@ -25,6 +25,8 @@ mod machine;
 mod outage;
 mod podman;
 mod snapshot;
+pub mod soak;
+pub mod sweep;
 mod switch;
 mod traffic;
 mod uplink;

@@ -330,6 +330,10 @@ fn is_bookkeeping(path: &Path, meta: &fs::Metadata) -> bool {
         // Runtimes leave their empty directories.
         return meta.is_dir();
     }
+    if name == "ledger.spool" {
+        // Lines that wait for the ledger are somebody's business; that some once waited is not.
+        return meta.len() == 0;
+    }
     path.starts_with("/run/ovs-port-agent")
         && (meta.is_dir()
             || [".order", "freed", "lock", "slow-switch", "unshown"].iter().any(|n| name == *n))

@@ -158,6 +158,12 @@ impl Switch {
         });
     }
 
+    /// Process ids of ovsdb-server and ovs-vswitchd, as far as they run.
+    pub(crate) fn pids(&self) -> [Option<i32>; 2] {
+        [Part::Ovsdb, Part::Vswitchd]
+            .map(|part| self.part(part).as_ref().map(|daemon| daemon.pid().as_raw()))
+    }
+
     /// What ovs-vswitchd logged since the host began.
     pub fn vswitchd_log(&self) -> String {
         std::fs::read_to_string("/run/rig/log/ovs-vswitchd").unwrap_or_default()

@@ -243,3 +243,28 @@ fn unplugging_all_asks_first() {
     assert_eq!(house.lab.engine.unplug_all(true).unwrap(), 6);
     assert_eq!(house.lab.traces(), [""; 0]);
 }
+
+/// The managed block, which no agent writes here, cannot be written when the container goes: whoever
+/// acts next makes up for it, though it finds nothing else to do.
+#[test]
+fn a_block_that_could_not_be_written_is_written_by_the_next_act() {
+    let house = House::new();
+    let shown = |name: &str| {
+        let block = fs::read_to_string("/etc/network/interfaces").unwrap();
+        block.contains(&format!("iface veth-{name}-eth0 "))
+    };
+    let acts: [(&str, fn(&House)); 2] = [
+        ("a", |house| assert_eq!(removed(&house.collect(&["b", "c"])), [""; 0])),
+        ("b", |house| drop(house.lab.engine.detach(&key("b")).unwrap())),
+    ];
+    for (name, act) in acts {
+        assert!(shown(name));
+        house.lab.host.sh("mount --bind /etc/network /etc/network
+            mount -o remount,bind,ro /etc/network");
+        house.lab.engine.detach(&key(name)).unwrap();
+        house.lab.host.sh("umount /etc/network");
+        assert!(shown(name), "the file could be written");
+        act(&house);
+        assert!(!shown(name), "nobody made up for it");
+    }
+}

@@ -449,57 +449,49 @@ fn the_driver_may_be_killed_between_any_two_calls() {
 }
 
 #[test]
-fn the_driver_may_be_killed_within_any_call() {
-    let (host, mut driver) = host();
+fn a_network_that_was_made_or_removed_in_part_goes_with_the_next_call() {
+    let (host, driver) = host();
     let before = host.snapshot();
-    // What dockerd does next: it repeats the call without its body, and rolls back or forgets.
-    let lives: [(&str, Value, Option<&str>); 4] = [
-        ("NetworkDriver.CreateNetwork", network(OTHER, "10.30.0.0/24", json!({})), None),
-        (
-            "NetworkDriver.CreateEndpoint",
-            endpoint("10.30.0.2/24"),
-            Some("NetworkDriver.DeleteEndpoint"),
-        ),
-        ("NetworkDriver.Join", join(), Some("NetworkDriver.DeleteEndpoint")),
-        ("NetworkDriver.Leave", ids(), Some("NetworkDriver.DeleteEndpoint")),
-    ];
-    for (method, body, rollback) in &lives {
-        for step in 0..8 {
-            if rollback.is_some() {
-                let create = network(NETWORK, "10.30.0.0/24", json!({}));
-                driver.ok("NetworkDriver.CreateNetwork", &create);
-            }
-            if *method != "NetworkDriver.CreateEndpoint" && rollback.is_some() {
-                driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
-            }
-            if *method == "NetworkDriver.Leave" {
-                driver.ok("NetworkDriver.Join", &join());
-            }
-            let call = driver.begin(method, body);
-            std::thread::sleep(Duration::from_millis(step * 6));
-            driver.kill();
-            drop(call);
-            driver = host.docker_driver();
-            assert!(driver.error(method, &Value::Null).contains("no body"));
-            if let Some(rollback) = rollback {
-                driver.ok(rollback, &ids());
-            }
-            // The same subnet again, under another id.
-            if rollback.is_none() {
-                let create = network(NETWORK, "10.30.0.0/24", json!({}));
-                let answer = driver.call("NetworkDriver.CreateNetwork", &create);
-                if answer.get("Err").is_some() {
-                    // It was all made before the kill, and only its answer was lost.
-                    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": OTHER}));
-                }
-            }
-            driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
-            let left = || before.difference(&host.snapshot());
-            let context = format!("{method} killed after {} ms", step * 6);
-            poll(&context, Duration::from_secs(10), || (kept() == 0).then_some(()));
-            assert_eq!(left(), "", "{context}");
-        }
-    }
+    let create = network(NETWORK, "10.30.0.0/24", json!({}));
+    driver.ok("NetworkDriver.CreateNetwork", &create);
+    // The last that is written of a new network, and the first that goes of an old one.
+    host.sh("rm /run/ovs-port-agent/networks/*");
+    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+    assert_eq!(kept(), 0);
+    assert_same(&before, &host.snapshot());
+}
+
+#[test]
+fn a_removed_network_that_is_not_all_gone_is_not_in_the_way_of_the_next() {
+    let (host, driver) = host();
+    let before = host.snapshot();
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    // As after a DeleteNetwork that could not be finished.
+    let file = format!("/var/lib/ovs-port-agent/docker/networks/{NETWORK}.json");
+    host.sh(&format!("sed -i 's/\"removed\":false/\"removed\":true/' {file}"));
+    driver.ok("NetworkDriver.CreateNetwork", &network(OTHER, "10.30.0.0/24", json!({})));
+    assert_eq!(kept(), 1);
+    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": OTHER}));
+    assert_same(&before, &host.snapshot());
+}
+
+#[test]
+fn a_pool_takes_along_the_address_that_a_killed_driver_gave_and_did_not_write_down() {
+    let (host, driver) = host();
+    let ask = json!({"AddressSpace": "ovs-agent", "Pool": "10.200.0.0/24", "SubPool": "",
+                     "Options": {}, "V6": false});
+    let pool = driver.ok("IpamDriver.RequestPool", &ask)["PoolID"].clone();
+    let before = host.snapshot();
+    let file = format!("/var/lib/ovs-port-agent/docker/pools/{}.json", pool.as_str().unwrap());
+    host.sh(&format!("cp {file} /run/rig/pool"));
+    let address = json!({"PoolID": pool, "Address": "", "Options": null});
+    driver.ok("IpamDriver.RequestAddress", &address);
+    driver.kill();
+    host.sh(&format!("cp /run/rig/pool {file}"));
+    let driver = host.docker_driver();
+    driver.ok("IpamDriver.ReleasePool", &json!({"PoolID": pool}));
+    assert_eq!(kept(), 0);
+    assert_same(&before, &host.snapshot());
 }
 
 #[test]

@@ -239,3 +239,24 @@ fn nothing_of_an_earlier_boot_remains() {
     agent.run("up");
     assert!(shared::state::files(ATTACHMENTS.as_ref()).unwrap().is_empty());
 }
+
+/// What GC found is looked at again before it goes; who cannot look does not say that somebody else is
+/// at work on it.
+#[test]
+fn a_second_look_that_fails_is_an_error() {
+    let lab = rig::Lab::new();
+    let web = lab.host.container("web");
+    let port = lab.attach(&web).port;
+    web.remove();
+    poll("the pair is gone", SOON, || {
+        (!lab.host.ip("-o link").contains(port.as_str())).then_some(())
+    });
+    let found = lab.engine.survey();
+    let [piece] = &found.pieces[..] else { panic!("{found:?}") };
+    lab.host.switch().stop_ovsdb();
+    let error = lab.engine.clear(piece).unwrap_err().to_string();
+    assert!(error.starts_with("nothing is removed: ") && error.contains("ovsdb-server"), "{error}");
+    lab.host.switch().start_ovsdb();
+    assert!(lab.engine.clear(piece).unwrap());
+    assert_eq!(lab.traces(), [""; 0]);
+}

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use rig::{Command, Host, PortAgent, Snapshot, assert_same, poll};
+use rig::{Host, PortAgent, Snapshot, assert_same, poll};
 
 /// A configuration with everything that `up` can make.
 const FULL: &str = r#"
@@ -314,70 +314,4 @@ fn down_goes_as_far_as_it_can_say_and_is_finished_later() {
     poll("the switch has followed", Duration::from_secs(10), || {
         before.difference(&picture(host)).is_empty().then_some(())
     });
-}
-
-#[test]
-fn killed_anywhere_up_and_down_are_finished_by_the_next_call() {
-    let Laptop { host, .. } = &laptop();
-    let agent = host.port_agent();
-    let before = picture(host);
-    for verb in ["up", "down"] {
-        if verb == "down" {
-            agent.run("up");
-        }
-        let calls = calls_of(&agent, verb);
-        agent.run("down");
-        // Each kind of call that changes something, at moments spread over all of them.
-        let mut moments = Vec::new();
-        for name in ["sendto", "write", "rename", "unlink", "sendmsg", "recvfrom", "wait4"] {
-            let total = calls.iter().find(|(call, _)| call == name).map_or(0, |(_, total)| *total);
-            moments.extend((1..=total).step_by(total.div_ceil(6).max(1)).map(|at| (name, at)));
-        }
-        let (mut killed, tried) = (0, moments.len());
-        for (name, at) in moments {
-            if verb == "down" {
-                agent.run("up");
-            }
-            let inject = format!("inject={name}:signal=KILL:when={at}");
-            // The last moments may never come: how often it asks depends on how long it waits.
-            let output = strace(&agent, &["-f", "-o", "/dev/null", "-e", &inject], verb);
-            killed += usize::from(!output.ok());
-            if verb == "up" {
-                agent.run("up");
-            }
-            agent.run("down");
-            // A bridge whose row the killed one deleted goes when ovs-vswitchd comes to it.
-            let mut left = before.difference(&picture(host));
-            for _ in 0..50 {
-                if left.is_empty() {
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(100));
-                left = before.difference(&picture(host));
-            }
-            assert!(left.is_empty(), "{verb} killed at its {name} number {at}:\n{left}");
-        }
-        assert!(killed > 12 && killed * 4 > tried * 3, "{killed} of {tried} killed: {calls:?}");
-    }
-}
-
-/// How often a verb makes which system call.
-fn calls_of(agent: &PortAgent, verb: &str) -> Vec<(String, usize)> {
-    let output = strace(agent, &["-c", "-o", "/run/rig/count"], verb);
-    assert!(output.ok(), "{output}");
-    let table = fs::read_to_string("/run/rig/count").unwrap();
-    let row = |line: &str| {
-        // % time, seconds, usecs/call, calls, errors if any, name
-        let words: Vec<_> = line.split_whitespace().collect();
-        Some((words.last()?.to_string(), words.get(3)?.parse().ok()?))
-    };
-    table.lines().filter_map(row).collect()
-}
-
-fn strace(agent: &PortAgent, options: &[&str], verb: &str) -> rig::Output {
-    Command::new("strace")
-        .args(options)
-        .args([agent.path().to_str().unwrap(), verb])
-        .deadline(Duration::from_secs(60))
-        .output()
 }

@@ -61,6 +61,7 @@ impl Engine {
                 self.consider(request, &key, runtime, &caller, &mut collected);
             }
         }
+        self.show_if_behind();
         Ok(collected)
     }
 

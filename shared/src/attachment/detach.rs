@@ -40,6 +40,8 @@ impl Engine {
             // The record last: killed in between, the next DEL tells it again.
             self.write_ledger(key, record.as_ref(), Action::Detach, None);
             self.show_unless_agent();
+        } else {
+            self.show_if_behind();
         }
         self.forget(key)?;
         Ok(record)

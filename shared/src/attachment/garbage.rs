@@ -145,7 +145,10 @@ impl Engine {
             Err(error) => return Err(error.into()),
         };
         let again = self.survey();
-        if !again.unreadable.is_empty() || !again.pieces.contains(piece) {
+        if let Some(why) = again.unreadable.into_iter().next() {
+            return Err(Error::Unseen { why });
+        }
+        if !again.pieces.contains(piece) {
             return Ok(false);
         }
         match &piece.target {

@@ -118,6 +118,12 @@ pub enum Error {
         /// What stays, and why.
         what: String,
     },
+    /// GC could not look a second time.
+    #[error("nothing is removed: {why}")]
+    Unseen {
+        /// Which source cannot be read, and why; with a hint.
+        why: String,
+    },
     /// No interface of that name to plug in or out.
     #[error("there is no interface {interface} on this host")]
     NoInterface {
@@ -214,7 +220,7 @@ impl Fault for Error {
             }
             Self::Changed { .. } => Kind::Busy,
             Self::PrefixLength { .. } => Kind::Invalid,
-            Self::Remains { .. } => Kind::Busy,
+            Self::Remains { .. } | Self::Unseen { .. } => Kind::Busy,
             Self::Left { cause, .. } => cause.kind(),
             Self::Netns(error) => error.kind(),
             Self::Link(error) => error.kind(),
@@ -258,7 +264,7 @@ impl Fault for Error {
             Self::Foreign { .. } => Some("stop the container instead".to_owned()),
             Self::Changed { .. } => Some("look at it, then try again".to_owned()),
             Self::NotPlugged { .. } => Some("see \"ovs-port-agent status\" for what is".to_owned()),
-            Self::PrefixLength { .. } => None,
+            Self::PrefixLength { .. } | Self::Unseen { .. } => None,
         }
     }
 }

@@ -62,13 +62,19 @@ impl Engine {
     /// After an act of a front end: the agent follows the switch by itself; without one the block
     /// is written here and now. A file that cannot be written never stops a container.
     pub(super) fn show_unless_agent(&self) {
-        let shown = match self.agent_lives() {
-            Ok(true) => return,
-            Ok(false) => self.show_once(&self.state()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = shown {
+        // Who cannot tell whether an agent lives does its work.
+        if matches!(self.agent_lives(), Ok(true)) {
+            return;
+        }
+        if let Err(error) = self.show_once(&self.state()) {
             tracing::error!(error = %sentence(&error), "the managed block is out of date");
+        }
+    }
+
+    /// Makes up for an act that could not write the block.
+    pub fn show_if_behind(&self) {
+        if self.state().is_unshown() {
+            self.show_unless_agent();
         }
     }
 
@@ -80,7 +86,11 @@ impl Engine {
             match state.try_lock(WRITER) {
                 Ok(_lock) => {
                     state.mark_shown()?;
-                    self.render()?;
+                    if let Err(error) = self.render() {
+                        // The next act makes up for it.
+                        state.mark_unshown()?;
+                        return Err(error);
+                    }
                 }
                 Err(lock::Error::Busy { .. }) => return Ok(()),
                 Err(error) => return Err(error.into()),

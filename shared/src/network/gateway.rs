@@ -126,12 +126,15 @@ impl<'a> Networks<'a> {
         }
         let _lock = self.state.lock("networks")?;
         let path = self.path(network);
-        let Some(mut made) = state::read::<Network>(&path)? else { return Ok(()) };
-        made.subnets.retain(|subnet| !network.subnets.iter().any(|s| s.net == subnet.net));
-        if made.subnets.is_empty() {
-            state::remove(&path)?;
-        } else {
-            state::write(&path, &made)?;
+        // One that is not written down may be there in part: whoever made or forgot it was killed.
+        let made = state::read::<Network>(&path)?.map(|mut made| {
+            made.subnets.retain(|subnet| !network.subnets.iter().any(|s| s.net == subnet.net));
+            made
+        });
+        let rest = made.filter(|made| !made.subnets.is_empty());
+        match &rest {
+            Some(rest) => state::write(&path, rest)?,
+            None => drop(state::remove(&path)?),
         }
         // NAT first: it speaks of the port.
         nat::apply(&self.state, &self.segments()?)?;
@@ -139,7 +142,7 @@ impl<'a> Networks<'a> {
             return Ok(());
         }
         let name = gateway_port(network);
-        if made.subnets.is_empty() {
+        if rest.is_none() {
             return self.delete_gateway(&name);
         }
         let mut netlink = Netlink::open()?;

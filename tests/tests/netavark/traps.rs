@@ -2,8 +2,8 @@
 //!
 //! | trap | test |
 //! |---|---|
-//! | a setup that fails is undone by nobody | `faults::a_setup_that_fails_undoes_itself` |
-//! | a plugin that is killed says nothing | `faults::a_setup_that_is_killed_is_collected` |
+//! | a setup that fails is undone by nobody | `sweep::netavark_setup` |
+//! | a plugin that is killed says nothing | `sweep::netavark_setup` |
 //! | an answer that nobody reads | `faults::an_answer_that_nobody_reads_undoes_the_setup` |
 //! | a namespace that has gone means no teardown | `faults::what_a_crash_leaves_is_collected`, `a_lost_namespace_is_no_obstacle` |
 //! | reload is teardown and setup in a namespace that lives | `containers_on_the_pool_talk_and_leave_nothing` |

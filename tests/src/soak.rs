@@ -36,8 +36,9 @@ const SAMPLED: usize = 50;
 /// How much is sent through one of those.
 const BYTES: usize = 100_000;
 
-/// Between two faults, in milliseconds, at least and at most.
-const FAULTS: (u64, u64) = (2_000, 15_000);
+/// Between two faults, in milliseconds, at least and at most. ovs-vswitchd waits up to 8 s before it
+/// looks for a lost ovsdb-server again.
+const FAULTS: (u64, u64) = (5_000, 40_000);
 
 /// What the agent and Open vSwitch take at some moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -92,6 +93,8 @@ pub struct Plan {
     pub seed: u64,
     /// Exactly so many faults, early; `None` for faults all along.
     pub faults: Option<usize>,
+    /// Ends before all pairs are done.
+    pub limit: Option<Duration>,
 }
 
 /// The same throws for the same seed (Knuth's MMIX generator).
@@ -186,7 +189,8 @@ impl Drop for AtWork<'_> {
 impl Soak<'_> {
     /// Pairs in one container until all are done.
     fn work(&self, container: &Container) {
-        while !self.over() {
+        let late = || self.plan.limit.is_some_and(|limit| self.started.elapsed() > limit);
+        while !late() {
             let number = self.next.fetch_add(1, Ordering::SeqCst);
             if number >= self.plan.pairs {
                 return;

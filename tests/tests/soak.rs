@@ -4,7 +4,7 @@ use rig::soak::{Plan, soak};
 
 #[test]
 fn three_hundred_pairs_while_open_vswitch_is_restarted_and_killed() {
-    let soaked = soak(Plan { pairs: 300, at_once: 16, seed: 1, faults: Some(4) });
+    let soaked = soak(Plan { pairs: 300, at_once: 16, seed: 1, faults: Some(4), limit: None });
     assert!(soaked.wrong.is_empty(), "{soaked:?}");
     assert_eq!((soaked.pairs, soaked.faults), (300, [2, 2]), "{soaked:?}");
     assert!(soaked.sampled >= 6, "{soaked:?}");

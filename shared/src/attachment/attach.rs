@@ -131,6 +131,8 @@ impl Engine {
         record.complete = true;
         self.save(record).inspect_err(|_| {
             self.write_ledger(&record.key, Some(record), Action::Detach, None);
+            // It shows what is about to be undone.
+            drop(self.state().mark_unshown());
         })
     }
 
@@ -156,6 +158,8 @@ impl Engine {
         if record.is_some_and(|record| record.complete) {
             self.write_ledger(key, record, Action::Detach, None);
             self.show_unless_agent();
+        } else {
+            self.show_if_behind();
         }
         self.forget(key)
     }

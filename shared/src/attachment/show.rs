@@ -81,8 +81,9 @@ impl Engine {
     /// Of many at once one writes for all: who finds the writer at work leaves a mark, and the
     /// writer looks again.
     fn show_once(&self, state: &State) -> Result<(), Error> {
-        state.mark_unshown()?;
-        while state.is_unshown() {
+        // Without the mark this one writes all the same.
+        let mut marked = state.mark_unshown();
+        loop {
             match state.try_lock(WRITER) {
                 Ok(_lock) => {
                     state.mark_shown()?;
@@ -91,12 +92,15 @@ impl Engine {
                         state.mark_unshown()?;
                         return Err(error);
                     }
+                    marked = Ok(());
                 }
-                Err(lock::Error::Busy { .. }) => return Ok(()),
+                Err(lock::Error::Busy { .. }) => return Ok(marked?),
                 Err(error) => return Err(error.into()),
             }
+            if !state.is_unshown() {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn render(&self) -> Result<bool, Error> {

@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
+use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use serde::{Deserialize, Serialize};
 
@@ -75,7 +76,7 @@ struct Change {
 impl Change {
     fn new(ip: u8, interface: &str, key: &str, after: &str) -> Result<Option<Self>, Error> {
         let Ok(interface) = interface.parse::<IfName>() else { return Ok(None) };
-        let index = index_of(&interface);
+        let index = index_of(&interface)?;
         let (key, after) = (key.to_owned(), after.to_owned());
         let mut change = Self { ip, interface, index, key, before: String::new(), after };
         let Some(before) = change.read()? else { return Ok(None) };
@@ -113,7 +114,7 @@ impl Change {
 
     /// Sets it back, if it is still what we made of it.
     fn restore(&self) -> Result<bool, Error> {
-        if index_of(&self.interface) != self.index {
+        if index_of(&self.interface)? != self.index {
             return Ok(false);
         }
         let Some(now) = self.read()? else { return Ok(false) };
@@ -336,9 +337,18 @@ fn forwards_all(ip: u8) -> Result<bool, Error> {
     Ok(Change::new(ip, ALL, "forwarding", "1")?.is_some_and(|all| all.before == "1"))
 }
 
-/// The index of an interface; 0 for `all`, `default` and what does not exist.
-fn index_of(interface: &IfName) -> u32 {
-    if_nametoindex(interface.as_str()).unwrap_or(0)
+/// The index of an interface; 0 for `all`, `default` and what does not exist. Who cannot ask must not
+/// take it for gone: it would be switched off.
+fn index_of(interface: &IfName) -> Result<u32, Error> {
+    match if_nametoindex(interface.as_str()) {
+        Ok(index) => Ok(index),
+        Err(Errno::ENODEV) => Ok(0),
+        Err(errno) => {
+            let action = format!("read the index of {interface}");
+            let source = link::Error::System { action, source: errno.into() };
+            Err(kernel_error("read a setting", source))
+        }
+    }
 }
 
 /// Every interface with IPv6 settings, and `default`, which new ones begin with.

@@ -1,7 +1,7 @@
 //! `ovs-agent-soak [--pairs N] [--at-once N] [--seed N]`: the soak, on a private host.
 
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Parser;
 use rig::soak::{Plan, Soaked, soak};
@@ -18,6 +18,9 @@ struct Args {
     /// Containers at once.
     #[arg(long, value_name = "N", default_value_t = 32)]
     at_once: usize,
+    /// Ends after so long, whatever is done.
+    #[arg(long, value_name = "MINUTES")]
+    at_most: Option<u64>,
     /// Repeats the faults of an earlier run.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -32,7 +35,8 @@ fn main() -> ExitCode {
         "{:>8}{:>10}{:>20}{:>20}{:>20}{:>13}{:>13}",
         "pairs", "", "agent", "ovsdb-server", "ovs-vswitchd", "conf.db", "ledger"
     );
-    let plan = Plan { pairs: args.pairs, at_once: args.at_once, seed, faults: None };
+    let limit = args.at_most.map(|minutes| Duration::from_secs(minutes * 60));
+    let plan = Plan { pairs: args.pairs, at_once: args.at_once, seed, faults: None, limit };
     // A thread of its own: the host unshares namespaces, and `main` keeps the machine's.
     let Ok(soaked) = std::thread::spawn(move || soak(plan)).join() else {
         return ExitCode::FAILURE;

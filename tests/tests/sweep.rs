@@ -19,8 +19,8 @@ fn share_of(verb: Verb) {
     println!("{verb}: {report:?}");
     assert!(report.faults.is_empty(), "{SEED}={seed}\n{}", report.faults.join("\n\n"));
     // How often a process waits, and in which order threads come, differs from run to run.
-    assert!(report.kills >= 4 && report.died * 2 > report.kills, "{report:?}");
-    assert!(report.errors >= 4 && report.failed > 0, "{report:?}");
+    assert!(report.kills >= 2 && report.died * 2 > report.kills, "{report:?}");
+    assert!(report.errors > 0 && report.failed > 0, "{report:?}");
 }
 
 macro_rules! shares {

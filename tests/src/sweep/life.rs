@@ -434,7 +434,7 @@ fn process(house: &House, verb: Verb, context: &Value) -> (PathBuf, Vec<&'static
     match verb {
         Verb::Setup => (plugin, vec!["setup", netns], setup().to_string()),
         Verb::Teardown => (plugin, vec!["teardown", netns], setup().to_string()),
-        Verb::Create => (plugin, vec!["create"], blue().to_string()),
+        Verb::Create => (plugin, vec!["create"], create().to_string()),
         Verb::Up => (agent, vec!["up"], String::new()),
         Verb::Down => (agent, vec!["down"], String::new()),
         Verb::Collect => (agent, vec!["gc"], String::new()),
@@ -537,6 +537,14 @@ fn blue() -> Value {
         "options": {"vlan": "30", "addresses": "pool", "gateway": "10.30.0.1"},
         "ipam_options": {"driver": "none"}, "subnets": [{"subnet": "10.30.0.0/24"}],
     })
+}
+
+/// The same as Podman sends it to be looked at.
+fn create() -> Value {
+    let mut network = blue();
+    network["options"] = json!({"vlan": "30"});
+    network["ipam_options"] = json!({});
+    network
 }
 
 /// What netavark sends for a container on it.

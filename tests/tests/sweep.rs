@@ -12,7 +12,10 @@ const SEED: &str = "OVS_AGENT_SWEEP_SEED";
 
 fn share_of(verb: Verb) {
     let seed = std::env::var(SEED).ok().map(|text| text.parse().expect("a number"));
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as usize % 1000;
+    let now = || {
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        usize::try_from(seconds % 1000).unwrap()
+    };
     let seed = seed.unwrap_or_else(now);
     println!("{SEED}={seed}");
     let report = sweep(verb, Choice { every_call: false, at_most: SHARE, seed });

@@ -65,11 +65,6 @@ impl DockerDriver {
         serde_json::from_str(text.split_once("\r\n\r\n")?.1).ok()
     }
 
-    /// Its process id.
-    pub(crate) fn pid(&self) -> Pid {
-        self.daemon.pid()
-    }
-
     /// Whether it still runs.
     pub(crate) fn alive(&self) -> bool {
         self.daemon.alive()

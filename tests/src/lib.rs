@@ -9,6 +9,7 @@
 mod binary;
 pub mod bus;
 mod chain;
+pub mod chart;
 mod command;
 pub mod conformance;
 mod container;
@@ -17,6 +18,7 @@ mod docker_driver;
 mod dockerd;
 mod frame;
 mod host;
+pub mod idle;
 pub mod image;
 mod isolation;
 pub mod lab;

@@ -25,6 +25,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use shared::attachment::Engine;
 use shared::config::{self, Config};
 use shared::error::sentence;
+use shared::journal::Journal;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -66,13 +67,27 @@ struct Arguments {
     state: PathBuf,
 }
 
+/// Logs to the journal where systemd has connected us with it, else to stderr.
+fn log() {
+    let level = tracing::Level::INFO;
+    let stream = std::env::var("JOURNAL_STREAM").ok();
+    let set = match Journal::behind(io::stderr(), stream.as_deref(), "ovs-agent-docker", level) {
+        Some(journal) => tracing::subscriber::set_global_default(journal),
+        None => tracing::subscriber::set_global_default(
+            tracing_subscriber::fmt()
+                .with_writer(io::stderr)
+                .with_target(false)
+                .with_max_level(level)
+                .finish(),
+        ),
+    };
+    // There is none before this one.
+    drop(set);
+}
+
 /// Reads the arguments and serves until it is told to end.
 pub fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(io::stderr)
-        .with_target(false)
-        .with_max_level(tracing::Level::INFO)
-        .init();
+    log();
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

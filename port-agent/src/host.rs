@@ -4,9 +4,10 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
-use shared::attachment::Engine;
+use shared::attachment::{self, Engine, Restored};
 use shared::config::Config;
 use shared::error::sentence;
+use shared::key::Key;
 use shared::ledger::{Action, Event, Written};
 use shared::network::host::{self, Step};
 
@@ -87,25 +88,29 @@ fn collect(engine: &Engine) -> Vec<String> {
 }
 
 /// What "up" does, for the agent, which goes on after an error: an uplink that was pulled out
-/// comes back. The error is a sentence.
-pub(crate) fn repair(engine: &Engine) -> Result<Vec<Step>, String> {
+/// comes back. With `ports`, those of containers as well. The error is a sentence.
+pub(crate) fn repair(engine: &Engine, ports: bool) -> Result<Vec<Step>, String> {
     let mut steps = host::up(engine.config()).map_err(|error| sentence(&error))?;
-    let replugged = replug(engine);
+    let replugged = if ports { replug(engine) } else { Ok(Vec::new()) };
     steps.extend(replugged.iter().flatten().cloned());
     record(engine, Action::Up, &steps);
     replugged.map(|_| steps)
 }
 
 /// Ports of containers that the switch has lost, for the agent.
-pub(crate) fn restore(engine: &Engine) -> Result<Vec<Step>, String> {
-    let steps = replug(engine)?;
+pub(crate) fn restore(engine: &Engine, lost: &[Key]) -> Result<Vec<Step>, String> {
+    let steps = replugged(engine.restore_lost(lost))?;
     record(engine, Action::Up, &steps);
     Ok(steps)
 }
 
 /// Plugs in again what the switch has lost; the error is a sentence.
 fn replug(engine: &Engine) -> Result<Vec<Step>, String> {
-    let restored = engine.restore().map_err(|error| sentence(&error))?;
+    replugged(engine.restore())
+}
+
+fn replugged(restored: Result<Restored, attachment::Error>) -> Result<Vec<Step>, String> {
+    let restored = restored.map_err(|error| sentence(&error))?;
     let mut steps = Vec::new();
     if !restored.plugged.is_empty() {
         let acts = restored.plugged.iter().map(|key| format!("{key} plugged in again")).collect();

@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use shared::config::{self, Config};
 use shared::error::{Fault, sentence};
+use shared::journal::Journal;
 
 /// Keeps the Open vSwitch bridges of a host, their NAT and their containers.
 #[derive(Debug, Parser)]
@@ -163,17 +164,24 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs to stderr. The daemon says what it does; under systemd the journal has the time already.
+/// Logs to the journal where systemd has connected us with it, with fields of their own, else to
+/// stderr. The daemon says what it does.
 fn log(daemon: bool) {
     let level = if daemon { tracing::Level::INFO } else { tracing::Level::WARN };
-    let log =
-        tracing_subscriber::fmt().with_writer(io::stderr).with_target(false).with_max_level(level);
-    // systemd.exec(5): set where stdout or stderr is the journal.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        log.without_time().init();
-    } else {
-        log.init();
-    }
+    let stream = std::env::var("JOURNAL_STREAM").ok();
+    let journal = Journal::behind(io::stderr(), stream.as_deref(), "ovs-port-agent", level);
+    let set = match journal {
+        Some(journal) => tracing::subscriber::set_global_default(journal),
+        None => tracing::subscriber::set_global_default(
+            tracing_subscriber::fmt()
+                .with_writer(io::stderr)
+                .with_target(false)
+                .with_max_level(level)
+                .finish(),
+        ),
+    };
+    // There is none before this one.
+    drop(set);
 }
 
 fn run(

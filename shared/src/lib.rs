@@ -13,6 +13,7 @@ pub mod error;
 pub mod file;
 mod hex;
 pub mod interfaces;
+pub mod journal;
 pub mod key;
 #[cfg(any(test, feature = "laws"))]
 pub mod laws;
@@ -24,6 +25,7 @@ pub mod name;
 pub mod nat;
 pub mod netns;
 pub mod network;
+pub mod news;
 pub mod ovsdb;
 pub mod publish;
 pub mod socket;

@@ -19,6 +19,10 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// How often a server looks whether it should end.
 const TICK: Duration = Duration::from_millis(50);
 
+/// How long a server keeps a conversation in which nothing is heard: longer than any test that
+/// breaks the wire in between.
+const UNHEARD: Duration = Duration::from_secs(120);
+
 /// An echo server in the namespace it was started in; dropping it ends it.
 #[derive(Debug)]
 pub struct EchoServer {
@@ -80,8 +84,8 @@ fn serve_tcp(
                         // A caller that goes away in the middle is its own test's business.
                         stream
                             .set_nonblocking(false)
-                            .and_then(|()| stream.set_read_timeout(Some(SILENCE)))
-                            .and_then(|()| stream.set_write_timeout(Some(SILENCE)))
+                            .and_then(|()| stream.set_read_timeout(Some(UNHEARD)))
+                            .and_then(|()| stream.set_write_timeout(Some(UNHEARD)))
                             .and_then(|()| serve(stream))
                             .ok();
                     });

@@ -332,3 +332,51 @@ fn a_storm_of_five_hundred_is_absorbed() {
     eprintln!("unplugged after {:?}", ended.elapsed());
     host.port_agent().run("ledger verify");
 }
+
+#[test]
+fn a_real_lxc_container_is_plugged_in_and_out() {
+    let (host, _agent) = ready();
+    host.unified_cgroups();
+    // A veth without a bridge: lxc leaves its end to whoever wants it.
+    host.sh("mkdir -p /run/lxc/root/bin /run/lxc/root/dev /run/lxc/root/proc /run/lxc/root/sys
+             cp /bin/busybox /run/lxc/root/bin/
+             ln -s busybox /run/lxc/root/bin/sleep");
+    host.write(
+        "/run/lxc/config",
+        "lxc.uts.name = db\nlxc.rootfs.path = dir:/run/lxc/root\nlxc.init.cmd = /bin/sleep 600\n\
+         lxc.net.0.type = veth\nlxc.net.0.flags = up\nlxc.net.0.name = eth0\n\
+         lxc.apparmor.profile = unconfined\n",
+    );
+    host.sh("lxc-start -d -n db -f /run/lxc/config -P /run/lxc -o /run/lxc/log");
+    let pid = host.sh("lxc-info -n db -P /run/lxc -p -H");
+    let db = Container::of_process("db", pid.trim().parse().unwrap());
+    poll("its port", SOON, || (ports(&host).len() == 1).then_some(()));
+    let port = ports(&host).remove(0);
+    plugged(&host, &port);
+    // Named after the container, not after the letters that lxc drew.
+    assert_eq!(port, "veth-db-eth0");
+    passes_traffic(&host, &db, "10.200.0.9");
+    drop(db);
+    host.sh("lxc-stop -k -n db -P /run/lxc");
+    unplugged(&host, &port);
+}
+
+#[test]
+fn the_tap_of_a_real_qemu_is_plugged_in_and_out() {
+    let (host, _agent) = ready();
+    // No guest: its network card and what is behind it are QEMU's own.
+    let machine = Command::new("qemu-system-x86_64")
+        .args(["-accel", "tcg", "-nodefaults", "-display", "none", "-S", "-m", "32"])
+        .args(["-netdev", "tap,id=net,ifname=tap7,script=no,downscript=no"])
+        .args(["-device", "virtio-net-pci,netdev=net"])
+        .deadline(Duration::MAX);
+    let machine = Daemon::start("qemu", machine);
+    plugged(&host, "tap7");
+    let tap = host.ip("-o link show tap7");
+    assert!(tap.contains(",UP,"), "{tap}");
+    let looks = host.port_agent().run("monitor --dry-run");
+    let line = looks.lines().find(|line| line.starts_with("tap7")).unwrap_or_default();
+    assert!(line.contains("plugged in already"), "{looks}");
+    machine.kill();
+    unplugged(&host, "tap7");
+}

@@ -43,9 +43,9 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     tracing::info!("serving {NAME} on the system bus");
     agent.health.well(PART);
     // Whatever changes from here on is told.
-    let mut changes = agent.changes.subscribe();
+    let mut picture = agent.picture.subscribe();
     let mut troubles = agent.health.subscribe();
-    let mut known = ports(&agent).await.unwrap_or_default();
+    let mut known = picture.borrow_and_update().clone();
     let service = connection
         .object_server()
         .interface::<_, Service>(PATH)
@@ -57,13 +57,14 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                 return Err(Failure::Work("the system bus went away".to_owned()));
             }
             () = agent.stopped() => break,
-            Ok(()) = changes.changed() => match ports(&agent).await {
-                Ok(now) => {
-                    tell_ports(service.signal_emitter(), &known, &now).await;
-                    known = now;
+            Ok(()) = picture.changed() => {
+                let now = picture.borrow_and_update().clone();
+                // What is there when the agent starts is no news.
+                if let (Some(known), Some(now)) = (&known, &now) {
+                    tell_ports(service.signal_emitter(), &known.ports, &now.ports).await;
                 }
-                Err(failure) => tracing::warn!("changes of the switch are not told: {failure}"),
-            },
+                known = now;
+            }
             Ok(()) = troubles.changed() => tell_health(&service).await,
         }
     }
@@ -90,12 +91,6 @@ fn not_there(error: &zbus::Error) -> Failure {
         ),
     };
     Failure::Work(format!("{what}; {hint}"))
-}
-
-/// The ports of ours by name.
-async fn ports(agent: &Arc<Agent>) -> Result<BTreeMap<IfName, PluggedPort>, Failure> {
-    let found = agent.work(|agent| agent.engine.plugged()).await?.map_err(Failure::new)?;
-    Ok(found.into_iter().map(|port| (port.port.clone(), port)).collect())
 }
 
 /// Tells what came and what went. A port that is another attachment's by now did both.

@@ -14,26 +14,44 @@ use crate::{Failure, gc};
 /// Its name in the log and in the service's status.
 pub(super) const PART: &str = "collector";
 
-/// Between two looks when nothing changes in the switch.
-const PATROL: Duration = Duration::from_secs(60);
+/// Between two looks when nothing is heard.
+const PATROL: Duration = Duration::from_secs(600);
 
 /// Between a change and the look at what it left; the next look comes as long after that.
 const SETTLED: Duration = Duration::from_secs(5);
 
+/// After a change some things are too young to be called left behind: a later look finds them.
+const AGED: Duration = Duration::from_secs(75);
+
 /// Serves until the agent stops.
 pub(super) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
-    let mut changes = agent.changes.subscribe();
+    let mut picture = agent.picture.subscribe();
     let mut seen = BTreeSet::new();
+    let mut young = true;
     loop {
         let found = agent.work(move |agent| look(agent, &seen)).await?;
         // What one look finds, the next one removes.
-        let pause = if found.is_empty() { PATROL } else { SETTLED };
+        let pause = match (found.is_empty(), young) {
+            (false, _) => SETTLED,
+            (true, true) => AGED,
+            (true, false) => PATROL,
+        };
         seen = found;
         tokio::select! {
-            () = sleep(pause) => {}
-            Ok(()) = changes.changed() => sleep(SETTLED).await,
+            () = sleep(pause) => {
+                young &= pause != AGED;
+                continue;
+            }
+            Ok(()) = picture.changed() => {}
+            () = agent.vanished.notified() => {}
             () = agent.stopped() => return Ok(()),
         }
+        young = true;
+        tokio::select! {
+            () = sleep(SETTLED) => {}
+            () = agent.stopped() => return Ok(()),
+        }
+        picture.mark_unchanged();
     }
 }
 

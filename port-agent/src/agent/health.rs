@@ -55,6 +55,11 @@ impl Health {
         }
     }
 
+    /// Whether a part does not work.
+    pub(crate) fn is_troubled(&self, part: &'static str) -> bool {
+        self.troubles.borrow().contains_key(part)
+    }
+
     /// Tells the service manager, once, that whoever comes after us may start.
     pub(crate) fn ready(&self) {
         if !self.ready.swap(true, Ordering::Relaxed) {

@@ -46,7 +46,7 @@ type Uuid = String;
 
 /// Serves until the agent stops; what it showed is gone then.
 pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
-    let mut changes = agent.changes.subscribe();
+    let mut picture = agent.picture.subscribe();
     let bus = connection::Builder::system()
         .method_timeout(PATIENCE)
         .build()
@@ -54,9 +54,12 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
         .map_err(|error| Failure::Work(format!("the system bus cannot be reached: {error}")))?;
     let mut shown = found(&bus).await.map_err(|error| not_there(&error))?;
     loop {
-        // Without the switch nothing is known of the ports: what is shown stays.
-        if let Some(ports) = agent.work(|agent| agent.engine.plugged().ok()).await? {
-            follow(&bus, &mut shown, &ports).await.map_err(|error| not_there(&error))?;
+        let now = picture.borrow_and_update().clone();
+        // As long as nothing is known of the switch, what is shown stays.
+        if let Some(now) = now {
+            follow(&bus, &mut shown, now.ports.values())
+                .await
+                .map_err(|error| not_there(&error))?;
         }
         agent.health.well(PART);
         tokio::select! {
@@ -64,10 +67,10 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                 return Err(Failure::Work("the system bus went away".to_owned()));
             }
             () = agent.stopped() => break,
-            Ok(()) = changes.changed() => {}
+            Ok(()) = picture.changed() => {}
         }
     }
-    follow(&bus, &mut shown, &[]).await.map_err(|error| not_there(&error))?;
+    follow(&bus, &mut shown, [].iter()).await.map_err(|error| not_there(&error))?;
     bus.graceful_shutdown().await;
     Ok(())
 }
@@ -109,9 +112,12 @@ fn ours(sections: &Sections<OwnedVariant>) -> Option<(String, String, Uuid)> {
 }
 
 /// Makes what it shows what there is.
-async fn follow(bus: &Connection, shown: &mut Shown, ports: &[PluggedPort]) -> zbus::Result<()> {
-    let wanted: BTreeMap<_, _> =
-        ports.iter().map(|port| (port.port.to_string(), behind(port))).collect();
+async fn follow(
+    bus: &Connection,
+    shown: &mut Shown,
+    ports: impl Iterator<Item = &PluggedPort>,
+) -> zbus::Result<()> {
+    let wanted: BTreeMap<_, _> = ports.map(|port| (port.port.to_string(), behind(port))).collect();
     let outdated: Vec<_> = shown
         .iter()
         .filter(|(port, (behind, _))| wanted.get(*port) != Some(behind))

@@ -5,6 +5,7 @@ mod collector;
 mod control;
 mod health;
 mod keeper;
+mod ledger;
 mod memory;
 mod metrics;
 mod mirror;
@@ -15,16 +16,19 @@ mod report;
 mod rules;
 
 use std::future::Future;
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use shared::attachment::Engine;
+use shared::attachment::{Engine, Picture};
 use shared::config::{Config, NetworkManager};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -33,8 +37,9 @@ use crate::agent::health::Health;
 use crate::agent::publisher::Publisher;
 use crate::agent::rules::Rules;
 
-/// Between two tries to start a part that failed.
+/// Between two tries to start a part that failed; twice as long each time, up to [`LONGEST`].
 const RETRY: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// Whoever starts after us (Docker) waits so long for a host that cannot be brought up: a boot
 /// must not hang on one bridge.
@@ -58,8 +63,11 @@ pub(crate) struct Agent {
     pub(crate) health: Health,
     /// The configuration file, if another than the usual one.
     pub(crate) config: Option<PathBuf>,
-    /// Counts the changes of the switch: each one is noticed once its storm is over.
-    pub(crate) changes: watch::Sender<u64>,
+    /// The switch as the keeper saw it last, `None` until the host is up. A change is shown once
+    /// its storm is over.
+    pub(crate) picture: watch::Sender<Option<Arc<Picture>>>,
+    /// A container's interface is gone.
+    pub(crate) vanished: Notify,
     /// How many things had to be repaired.
     pub(crate) repairs: AtomicU64,
     /// Our nftables table.
@@ -77,7 +85,8 @@ impl Agent {
             health: Health::default(),
             config,
             publisher: Publisher::default(),
-            changes: watch::Sender::new(0),
+            picture: watch::Sender::new(None),
+            vanished: Notify::new(),
             repairs: AtomicU64::new(0),
             stop: watch::Sender::new(false),
         })
@@ -154,6 +163,7 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
     // First, so that what the others have to write is written by us.
     parts.spawn(keep(Arc::clone(agent), "control", control::serve));
     parts.spawn(keep(Arc::clone(agent), keeper::PART, keeper::serve));
+    parts.spawn(keep(Arc::clone(agent), ledger::PART, ledger::serve));
     parts.spawn(keep(Arc::clone(agent), bus::PART, bus::serve));
     if agent.engine.config().network_manager == NetworkManager::Mirror {
         parts.spawn(keep(Arc::clone(agent), mirror::PART, mirror::serve));
@@ -184,6 +194,16 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Waits until there is something to read. In between the socket is nobody's: whatever arrives
+/// while a storm is waited for wakes nobody.
+async fn readable(socket: BorrowedFd<'_>) -> Result<(), Failure> {
+    let failed = |error| Failure::Work(format!("cannot wait for news: {error}"));
+    // SAFETY: what is borrowed stays open, and the same, for as long as it is.
+    let ready = unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE) };
+    let ready = ready.map_err(|error| failed(error.into()))?;
+    ready.readable().await.map(drop).map_err(failed)
+}
+
 /// Starts a part, and starts it again whenever it ends: a part that fails is said in the log and
 /// in the service's status, and never takes the others with it.
 async fn keep<F>(agent: Arc<Agent>, part: &'static str, serve: impl Fn(Arc<Agent>) -> F)
@@ -191,7 +211,9 @@ where
     F: Future<Output = Result<(), Failure>> + Send + 'static,
 {
     agent.health.starts(part);
+    let mut pause = RETRY;
     loop {
+        let begun = Instant::now();
         // As a task of its own, so that a panic is an end like any other.
         let end = tokio::spawn(serve(Arc::clone(&agent))).await;
         if agent.stopping() {
@@ -203,8 +225,9 @@ where
             Err(broken) => format!("it broke off: {broken}"),
         };
         agent.health.trouble(part, why);
+        pause = if begun.elapsed() > LONGEST { RETRY } else { (pause * 2).min(LONGEST) };
         tokio::select! {
-            () = sleep(RETRY) => {}
+            () = sleep(pause) => {}
             () = agent.stopped() => return,
         }
     }

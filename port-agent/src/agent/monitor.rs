@@ -5,16 +5,19 @@
 //! free is looked at again `debounce_ms` later, and taken only if every fact is still the same.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rtnetlink::packet_core::NetlinkPayload;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::sys::AsyncSocket as _;
 use rtnetlink::{MulticastGroup, new_multicast_connection};
 use shared::attachment::{Facts, Verdict};
 use shared::error::sentence;
 use shared::link::HOST_END_GROUP;
+use shared::link::filter::{self, Gone};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
@@ -40,18 +43,18 @@ const AGAIN: Duration = Duration::from_secs(30);
 
 /// Serves until the agent stops.
 pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
-    let (connection, _handle, mut news) = new_multicast_connection(&[MulticastGroup::Link])
-        .map_err(|error| {
-            Failure::Work(format!("the kernel's links cannot be followed: {error}"))
-        })?;
+    let (mut connection, _handle, mut news) =
+        new_multicast_connection(&[MulticastGroup::Link]).map_err(not_followed)?;
+    filter::attach(connection.socket_mut().socket_ref().as_fd(), Gone::Heard)
+        .map_err(not_followed)?;
     // Ends with this part, however it ends.
     let mut following = JoinSet::new();
     following.spawn(connection);
     // Before the host is up: what comes from here on is new.
     agent.work(|agent| agent.engine.mark_older()).await?.map_err(Failure::new)?;
-    let mut changes = agent.changes.subscribe();
+    let mut picture = agent.picture.subscribe();
     tokio::select! {
-        up = changes.wait_for(|count| *count > 0) => drop(up),
+        up = picture.wait_for(Option::is_some) => drop(up),
         () = agent.stopped() => return Ok(()),
     }
     agent.health.well(PART);
@@ -64,8 +67,12 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
         loop {
             tokio::select! {
                 message = news.recv() => match message {
-                    Ok((message, _)) if concerns_us(&message.payload) => break,
-                    Ok(_) => {}
+                    Ok((message, _)) => match heard(&message.payload) {
+                        Heard::Gone(port) if is_adopted(&agent, port.as_deref()) => break,
+                        Heard::Gone(_) => agent.vanished.notify_one(),
+                        Heard::Link => break,
+                        Heard::Nothing => {}
+                    },
                     Err(_) => {
                         return Err(Failure::Work("the kernel's news came to an end".to_owned()));
                     }
@@ -79,19 +86,51 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     }
 }
 
-/// Whether a message may be of an interface for us: the host ends of containers are not, as long
-/// as they live.
-fn concerns_us(payload: &NetlinkPayload<RouteNetlinkMessage>) -> bool {
+fn not_followed(error: std::io::Error) -> Failure {
+    Failure::Work(format!("the kernel's links cannot be followed: {error}"))
+}
+
+/// What a message says.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// An interface that may be one for us came, changed or went.
+    Link,
+    /// The interface of a port of ours, of that name, is gone.
+    Gone(Option<String>),
+    /// Nothing for us: the host ends of containers are none, as long as they live.
+    Nothing,
+}
+
+fn heard(payload: &NetlinkPayload<RouteNetlinkMessage>) -> Heard {
     let in_our_group = |link: &LinkMessage| {
         link.attributes.iter().any(|a| matches!(a, LinkAttribute::Group(HOST_END_GROUP)))
     };
     match payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => !in_our_group(link),
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(_)) => true,
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) if in_our_group(link) => {
+            Heard::Nothing
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) if in_our_group(link) => {
+            Heard::Gone(link.attributes.iter().find_map(|a| match a {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            }))
+        }
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewLink(_) | RouteNetlinkMessage::DelLink(_),
+        ) => Heard::Link,
         // The kernel had no room for all of it.
-        NetlinkPayload::Overrun(_) | NetlinkPayload::Error(_) => true,
-        _ => false,
+        NetlinkPayload::Overrun(_) | NetlinkPayload::Error(_) => Heard::Link,
+        _ => Heard::Nothing,
     }
+}
+
+/// Whether a port that lost its interface is for us to unplug. A container's is its runtime's, and
+/// the collector's if that is gone.
+fn is_adopted(agent: &Agent, port: Option<&str>) -> bool {
+    let picture = agent.picture.borrow();
+    let known = |name| picture.as_ref().and_then(|picture| picture.ports.get(&name));
+    // One that the keeper has still to see may be.
+    port.and_then(|name| name.parse().ok()).and_then(known).is_none_or(|port| port.adopted)
 }
 
 fn debounce(agent: &Agent) -> Duration {

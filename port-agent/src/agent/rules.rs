@@ -1,15 +1,16 @@
 //! Our rules in nftables, held: the agent is their one writer while it runs, hears who touches
 //! them, and puts them back at once.
 
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shared::error::sentence;
 use shared::nat::{self, Watch, Writer};
 use shared::network::{self, host};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Agent;
+use super::{Agent, readable};
 use crate::Failure;
 
 /// Its name in the log and in the service's status.
@@ -18,11 +19,8 @@ const PART: &str = "rules";
 /// A firewall that is loaded anew says many things at once.
 const STORM: Duration = Duration::from_millis(30);
 
-/// Longest wait before the agent's end is noticed.
-const TICK: Duration = Duration::from_millis(500);
-
 /// Between two looks when nothing was heard, or when something could not be put back.
-const PATROL: Duration = Duration::from_secs(30);
+const PATROL: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// The writer of our table.
@@ -46,26 +44,28 @@ impl Rules {
 
 /// Serves until the agent stops.
 pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
-    agent.work(keep).await?
-}
-
-fn keep(agent: &Agent) -> Result<(), Failure> {
     let own = agent.rules.writer().port();
     let mut watch = Watch::open().map_err(Failure::new)?;
     // Whatever was done while nobody listened.
     let mut due = Instant::now();
     let mut tagged = true;
     while !agent.stopping() {
-        let left = due.saturating_duration_since(Instant::now());
-        let mut heard = watch.wait(left.min(TICK)).map_err(Failure::new)?;
-        if heard.table_by_others(own) || heard.forward {
-            thread::sleep(STORM);
-            heard.forward |= watch.drain().map_err(Failure::new)?.forward;
-        } else if Instant::now() < due {
-            continue;
+        tokio::select! {
+            heard = readable(watch.as_fd()) => {
+                heard?;
+                let mut heard = watch.drain().map_err(Failure::new)?;
+                if !heard.table_by_others(own) && !heard.forward {
+                    continue;
+                }
+                sleep(STORM).await;
+                heard.forward |= watch.drain().map_err(Failure::new)?.forward;
+                tagged |= heard.forward;
+            }
+            () = sleep_until(due) => {}
+            () = agent.stopped() => return Ok(()),
         }
-        tagged |= heard.forward;
-        match put_back(agent, tagged) {
+        let elsewhere = tagged;
+        match agent.work(move |agent| put_back(agent, elsewhere)).await? {
             Ok(changed) => {
                 if changed {
                     tracing::warn!("rules of ours were taken out of nftables; they are back");

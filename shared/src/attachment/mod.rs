@@ -31,7 +31,7 @@ pub use plug::peer_name;
 pub use record::{Adopted, Key, Record, Runtime};
 pub use request::{Address, Addressing, AttachRequest};
 pub use restore::Restored;
-pub use show::PluggedPort;
+pub use show::{Picture, PluggedPort};
 
 use crate::address::{self, Pools, Subnet};
 use crate::config::Config;

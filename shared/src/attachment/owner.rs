@@ -74,6 +74,11 @@ pub fn key_of(port: &Port) -> Option<Key> {
     })
 }
 
+/// Whether somebody else made the interface of a port of ours.
+pub(super) fn is_adopted(port: &Port) -> bool {
+    port.external_ids.contains_key(ADOPTED)
+}
+
 /// The front end and the program behind it that made a port of ours.
 pub(super) fn runtime_of(port: &Port) -> Option<(Runtime, String)> {
     let runtime = Runtime::from_name(port.external_ids.get(RUNTIME)?)?;

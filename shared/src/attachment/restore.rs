@@ -31,10 +31,19 @@ impl Engine {
     /// # Errors
     /// Only if the switch cannot be asked.
     pub fn restore(&self) -> Result<Restored, Error> {
+        self.restore_from(self.records()?.0)
+    }
+
+    /// [`Engine::restore`] of a few that are known to have lost their ports.
+    pub fn restore_lost(&self, keys: &[Key]) -> Result<Restored, Error> {
+        // One that cannot be read is the next full look's to name.
+        self.restore_from(keys.iter().filter_map(|key| self.record(key).ok().flatten()).collect())
+    }
+
+    fn restore_from(&self, mut records: Vec<Record>) -> Result<Restored, Error> {
         let mut restored = Restored::default();
         let boot = state::boot_id()?;
-        let records: Vec<_> =
-            self.records()?.0.into_iter().filter(|r| r.complete && r.boot_id == boot).collect();
+        records.retain(|record| record.complete && record.boot_id == boot);
         if records.is_empty() {
             return Ok(restored);
         }

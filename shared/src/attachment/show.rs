@@ -1,5 +1,7 @@
 //! The managed block, rendered from the switch.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::attach::OVSDB_DEADLINE;
 use super::record::Key;
 use super::{Engine, Error, owner};
@@ -8,7 +10,7 @@ use crate::interfaces::{self, BridgeStanza, PortStanza};
 use crate::lock::{self, Lock};
 use crate::name::IfName;
 use crate::network;
-use crate::ovsdb::Client;
+use crate::ovsdb::{Client, Port};
 use crate::state::State;
 use crate::vlan::PortVlan;
 
@@ -29,18 +31,43 @@ pub struct PluggedPort {
     pub vlan: PortVlan,
     /// Which attachment it belongs to.
     pub key: Key,
+    /// Whether somebody else made its interface.
+    pub adopted: bool,
+}
+
+/// What the switch has, as far as the host's networks are concerned.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Picture {
+    /// Every bridge.
+    pub bridges: BTreeSet<IfName>,
+    /// The ports of ours, by name.
+    pub ports: BTreeMap<IfName, PluggedPort>,
 }
 
 impl Engine {
     /// The ports of ours in the switch, whoever plugged them in.
     pub fn plugged(&self) -> Result<Vec<PluggedPort>, Error> {
-        plugged(&mut Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?)
+        Ok(self.picture()?.ports.into_values().collect())
+    }
+
+    /// The switch as it is now.
+    pub fn picture(&self) -> Result<Picture, Error> {
+        let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
+        let bridges = ovsdb.bridges()?.into_iter().map(|row| row.name).collect();
+        let ports = ovsdb.ports()?.into_iter().filter_map(plugged_port);
+        Ok(Picture { bridges, ports: ports.map(|port| (port.port.clone(), port)).collect() })
     }
 
     /// Makes the managed block show the switch as it is now. True if the file changed.
     pub fn show(&self) -> Result<bool, Error> {
         let _lock = self.state().lock(WRITER)?;
-        self.render()
+        self.render(&self.picture()?)
+    }
+
+    /// The same of a picture that was just taken.
+    pub fn show_picture(&self, picture: &Picture) -> Result<bool, Error> {
+        let _lock = self.state().lock(WRITER)?;
+        self.render(picture)
     }
 
     /// Says that an agent lives, for as long as the lock is held; `None` if one does already.
@@ -87,7 +114,7 @@ impl Engine {
             match state.try_lock(WRITER) {
                 Ok(_lock) => {
                     state.mark_shown()?;
-                    if let Err(error) = self.render() {
+                    if let Err(error) = self.picture().and_then(|now| self.render(&now)) {
                         // The next act makes up for it.
                         state.mark_unshown()?;
                         return Err(error);
@@ -103,33 +130,28 @@ impl Engine {
         }
     }
 
-    fn render(&self) -> Result<bool, Error> {
+    fn render(&self, picture: &Picture) -> Result<bool, Error> {
         let config = self.config();
-        let mut ovsdb = Client::connect(&config.ovsdb, OVSDB_DEADLINE)?;
-        let ports: Vec<_> = plugged(&mut ovsdb)?
-            .into_iter()
-            .map(|port| PortStanza { name: port.port, bridge: port.bridge, vlan: port.vlan })
-            .collect();
+        let stanza = |port: &PluggedPort| PortStanza {
+            name: port.port.clone(),
+            bridge: port.bridge.clone(),
+            vlan: port.vlan.clone(),
+        };
+        let ports: Vec<_> = picture.ports.values().map(stanza).collect();
         // After "down" a bridge that stands is its maker's business again.
         let up = network::host::bridges_up(config)?;
-        let shown = |name: &IfName| {
+        let shown = |name: &&IfName| {
             config.bridge(name).is_some()
-                && (up.contains(name) || ports.iter().any(|port| port.bridge == *name))
+                && (up.contains(*name) || ports.iter().any(|port| port.bridge == **name))
         };
-        let rows = ovsdb.bridges()?.into_iter().filter(|row| shown(&row.name));
-        let bridges: Vec<_> = rows.map(|row| BridgeStanza { name: row.name }).collect();
+        let bridges = picture.bridges.iter().filter(shown);
+        let bridges: Vec<_> = bridges.map(|name| BridgeStanza { name: name.clone() }).collect();
         interfaces::update(&config.interfaces_path, &config.managed_block_tag, &bridges, &ports)
             .map_err(|error| network::Error::from(error).into())
     }
 }
 
-fn plugged(ovsdb: &mut Client) -> Result<Vec<PluggedPort>, Error> {
-    let found = ovsdb.ports_with(&owner::ours())?;
-    Ok(found
-        .into_iter()
-        .filter_map(|port| {
-            let key = owner::key_of(&port)?;
-            Some(PluggedPort { port: port.name, bridge: port.bridge?, vlan: port.vlan?, key })
-        })
-        .collect())
+fn plugged_port(port: Port) -> Option<PluggedPort> {
+    let (key, adopted) = (owner::key_of(&port)?, owner::is_adopted(&port));
+    Some(PluggedPort { port: port.name, bridge: port.bridge?, vlan: port.vlan?, key, adopted })
 }

@@ -291,6 +291,11 @@ impl Ledger {
         Ok(Written::Spool)
     }
 
+    /// Whether lines wait in the spool until the disk takes them.
+    pub fn waits(&self) -> bool {
+        spool::size(&self.spool) > 0
+    }
+
     /// Sequence number of the newest line, 0 without one, read off the end of the file; and how
     /// many lines wait in the spool.
     pub fn reached(&self) -> Result<(u64, u64), Error> {

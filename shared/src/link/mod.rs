@@ -6,6 +6,7 @@
 mod address;
 mod announce;
 mod device;
+pub mod filter;
 mod inside;
 mod ioctl;
 mod neighbour;

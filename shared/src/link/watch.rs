@@ -1,23 +1,24 @@
 //! News from the kernel: what may have taken away something of ours, or changed where traffic goes.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::libc;
 
-use super::object::{Object, RTM_NEWLINK, RTM_NEWROUTE, attributes};
+use super::filter::{self, Gone};
+use super::object::{Object, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE, attributes};
 use super::{Error, HOST_END_GROUP};
 
 /// linux/rtnetlink.h.
-const RTM_DELLINK: u16 = 17;
-const RTM_NEWADDR: u16 = 20;
+pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_DELADDR: u16 = 21;
-const RTM_DELROUTE: u16 = 25;
-const IFLA_GROUP: u16 = 27;
+pub(super) const RTM_DELROUTE: u16 = 25;
+pub(super) const IFLA_GROUP: u16 = 27;
 
 /// Prefix lengths up to this are default routes, or halves and quarters of one.
-const DEFAULT_PREFIX: u8 = 4;
+pub(super) const DEFAULT_PREFIX: u8 = 4;
 
 /// Links, addresses and routes.
 const GROUPS: libc::c_int = libc::RTMGRP_LINK
@@ -38,6 +39,7 @@ impl Watch {
         let failed = |source| Error::System { action: "follow the kernel's links".into(), source };
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(failed)?;
         socket.set_non_blocking(true).map_err(failed)?;
+        filter::attach(socket.as_fd(), Gone::Ignored).map_err(failed)?;
         socket.bind(&SocketAddr::new(0, GROUPS.cast_unsigned())).map_err(failed)?;
         Ok(Self { socket })
     }
@@ -59,6 +61,13 @@ impl Watch {
                 }
             }
         }
+    }
+}
+
+/// Readable as soon as there is something to [`Watch::drain`].
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -1,14 +1,11 @@
 //! News of nftables: who touched our table, or the chains our one rule elsewhere lives in.
 
 use std::io;
-use std::os::fd::AsFd as _;
-use std::time::Duration;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
-use nix::errno::Errno;
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::nft::message_texts;
 use super::{Error, nft, table, tagged};
@@ -75,15 +72,6 @@ impl Watch {
         Ok(Self { socket })
     }
 
-    /// Waits for something to be heard, at most that long.
-    pub fn wait(&mut self, timeout: Duration) -> Result<News, Error> {
-        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(_) | Err(Errno::EINTR) => self.drain(),
-            Err(errno) => Err(system("wait for news of nf_tables", errno.into())),
-        }
-    }
-
     /// Takes what has come since the last call, without waiting.
     pub fn drain(&mut self) -> Result<News, Error> {
         let mut news = News::default();
@@ -101,6 +89,13 @@ impl Watch {
                 Err(source) => return Err(system("read the news of nf_tables", source)),
             }
         }
+    }
+}
+
+/// Readable as soon as there is something to [`Watch::drain`].
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -2,6 +2,7 @@
 //! the second needs what the first found.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -96,7 +97,7 @@ impl Client {
     }
 
     /// Asks to be told of every change to bridges and to the VLANs and owners of ports (RFC 7047
-    /// section 4.1.5); [`Self::changed`] waits for one.
+    /// section 4.1.5); [`Self::changed`] says whether there was one.
     pub(super) fn watch(&mut self) -> Result<(), Error> {
         let tables = json!({
             "Bridge": { "columns": ["name", "ports"] },
@@ -112,11 +113,10 @@ impl Client {
         }
     }
 
-    /// Waits until something watched has changed; false if nothing did within `deadline`.
-    pub(super) fn changed(&mut self, deadline: Duration) -> Result<bool, Error> {
-        self.connection
-            .change(Instant::now() + deadline)
-            .map_err(|failure| self.failed(failure, deadline))
+    /// Takes what has come, without waiting; true if something watched has changed.
+    pub(super) fn changed(&mut self) -> Result<bool, Error> {
+        let until = Instant::now() + self.deadline;
+        self.connection.changes(until).map_err(|failure| self.failed(failure, self.deadline))
     }
 
     /// The bridge and the generations, in one round trip; [`Error::NoBridge`] without it.
@@ -580,6 +580,12 @@ impl Client {
 
     fn broken(&self, why: &str) -> Error {
         Error::Broken { endpoint: self.endpoint.clone(), why: why.to_owned() }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 }
 

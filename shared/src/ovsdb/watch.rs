@@ -1,5 +1,6 @@
 //! News from the switch: what may have changed the picture of the host.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use super::{Client, Endpoint, Error};
@@ -21,8 +22,16 @@ impl Watch {
         Ok(Self { client })
     }
 
-    /// Waits until something has changed; false if nothing did within `deadline`.
-    pub fn changed(&mut self, deadline: Duration) -> Result<bool, Error> {
-        self.client.changed(deadline)
+    /// Takes what has come since the last call, without waiting; true if something has changed.
+    /// Not to be left for long: the server's questions whether we live are answered here.
+    pub fn drain(&mut self) -> Result<bool, Error> {
+        self.client.changed()
+    }
+}
+
+/// Readable as soon as there is something to [`Watch::drain`].
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.client.as_fd()
     }
 }

@@ -4,13 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::Serialize;
@@ -284,6 +286,10 @@ impl Connection {
             Err(failure) => return Err(self.die(failure)),
             Ok(message) => message,
         };
+        self.take(message, until)
+    }
+
+    fn take(&mut self, message: Message, until: Instant) -> Result<(), Failure> {
         match message {
             Message::Reply { id, answer } => {
                 if let Some(id) = id.as_u64().filter(|id| self.open.contains(id)) {
@@ -300,17 +306,40 @@ impl Connection {
         Ok(())
     }
 
-    /// Waits for a monitor to report a change; false if none came in time.
-    pub fn change(&mut self, until: Instant) -> Result<bool, Failure> {
-        while !self.changed {
-            match self.receive(until) {
-                Ok(()) => {}
-                Err(Failure::Timeout) => return Ok(false),
-                Err(failure) => return Err(failure),
+    /// Takes every message that has come, without waiting for more; true if a monitor reported a
+    /// change. An answer to the server's question whether we live goes out before `until`.
+    pub fn changes(&mut self, until: Instant) -> Result<bool, Failure> {
+        self.check_alive()?;
+        loop {
+            match self
+                .decoder
+                .next_value()
+                .and_then(|value| value.map(Message::from_value).transpose())
+            {
+                Ok(Some(message)) => self.take(message, until)?,
+                Ok(None) => match self.read_at_once() {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(std::mem::take(&mut self.changed)),
+                    Err(failure) => return Err(self.die(failure)),
+                },
+                Err(failure) => return Err(self.die(failure)),
             }
         }
-        self.changed = false;
-        Ok(true)
+    }
+
+    /// Reads what is there; false if that is nothing.
+    fn read_at_once(&mut self) -> Result<bool, Failure> {
+        let mut bytes = [0; 16384];
+        match recv(self.as_fd().as_raw_fd(), &mut bytes, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) => Err(Failure::Broken("the other side closed it".to_owned())),
+            Ok(count) => {
+                self.decoder.feed(&bytes[..count]);
+                Ok(true)
+            }
+            Err(Errno::EAGAIN) => Ok(false),
+            Err(Errno::EINTR) => Ok(true),
+            Err(errno) => Err(Failure::Io(errno.into())),
+        }
     }
 
     fn read_message(&mut self, until: Instant) -> Result<Message, Failure> {
@@ -367,6 +396,15 @@ pub(super) fn shown(text: &str) -> String {
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.stream {
+            Stream::Unix(stream) => stream.as_fd(),
+            Stream::Tcp(stream) => stream.as_fd(),
+        }
     }
 }
 

@@ -98,6 +98,26 @@ fn a_bus_that_refuses_or_is_gone_is_an_error_everyone_sees() {
     );
     machine.cni("DEL", "web", &lab());
 
+    // Somebody else has the name, and keeps it.
+    machine.sh("systemctl stop ovs-port-agent");
+    machine.sh("systemd-run -q --unit=thief python3 -c 'import dbus, time
+bus = dbus.SystemBus()
+bus.request_name(\"dev.ovs.PortAgent1\")
+time.sleep(600)'");
+    machine.wait("the thief", SECOND * 10, "busctl status dev.ovs.PortAgent1");
+    machine.sh("systemctl start ovs-port-agent");
+    machine.wait(
+        "the taken name in systemctl status",
+        SECOND * 10,
+        "systemctl status --no-pager ovs-port-agent | grep 'Status:.*bus: the name .* is taken'",
+    );
+    let status = machine.try_sh("ovs-port-agent status");
+    assert!(!status.ok() && status.stdout.contains("busctl status dev.ovs.PortAgent1"), "{status}");
+    let loud = machine.sh("journalctl -b -o cat -p err -u ovs-port-agent OVS_PART=bus");
+    assert!(loud.contains("is taken"), "{loud}");
+    machine.sh("systemctl stop thief");
+    machine.wait("the name on the bus", SECOND * 10, "busctl status dev.ovs.PortAgent1");
+
     // A host without D-Bus, as after `apt purge dbus`: bridges, NAT and containers are there.
     machine.sh("systemctl mask dbus.service dbus.socket NetworkManager firewalld");
     machine.reboot();

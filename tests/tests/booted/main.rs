@@ -3,10 +3,12 @@
 mod bus;
 mod docker;
 mod firewall;
+mod hardened;
 mod install;
 mod machine;
 mod managers;
 mod reboot;
+mod repair;
 mod runtimes;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -135,3 +135,83 @@ fn udev_and_networkd_keep_their_hands_off() {
     web.tcp_echo("10.200.0.1".parse().unwrap(), 1_000_000).unwrap();
     machine.cni("DEL", "web", &lab());
 }
+
+/// The checks of the doctor about `what`: verdict, what is said, the command that puts it right.
+fn checks(machine: &Machine, what: &str) -> Vec<(String, String, String)> {
+    let output = machine.try_sh("ovs-port-agent doctor --json").stdout;
+    let report: serde_json::Value = serde_json::from_str(&output).unwrap();
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let all = report["checks"].as_array().unwrap().iter();
+    all.filter(|check| check["what"] == what)
+        .map(|check| (text(&check["verdict"]), text(&check["says"]), text(&check["fix"])))
+        .collect()
+}
+
+/// Runs what the doctor prints, until it has nothing more to say; what it said.
+#[track_caller]
+fn heal(machine: &Machine, what: &str) -> Vec<String> {
+    let mut said = Vec::new();
+    for _ in 0..8 {
+        let found = checks(machine, what);
+        let Some((verdict, says, fix)) = found.into_iter().find(|(verdict, ..)| verdict != "ok")
+        else {
+            return said;
+        };
+        assert!(!fix.is_empty(), "{verdict}: {says}: no command");
+        let done = machine.try_sh(&fix);
+        assert!(done.ok(), "{says}: {done}");
+        said.push(format!("{verdict}: {says}"));
+    }
+    panic!("{what} does not get well: {said:?}");
+}
+
+#[test]
+fn the_doctor_puts_network_manager_right() {
+    let machine = users_machine();
+    // The user's own file about NetworkManager, without ours.
+    machine.install("");
+    machine.sh("rm /etc/NetworkManager/conf.d/90-ovs-agent.conf; systemctl restart NetworkManager");
+    machine.wait("wlp4s0 again", SECOND * 20, "ip route show default | grep -q wlp4s0");
+    let (web, _) = plug(&machine, "web");
+    // Somebody gave it an interface of ours.
+    machine.sh("nmcli device set ovsbr1 managed yes; nmcli device set veth-web-eth0 managed yes");
+    std::thread::sleep(SECOND * 3);
+    println!("{}", machine.sh("nmcli device; nmcli -f GENERAL device show ovsbr1; nmcli -f GENERAL device show veth-web-eth0"));
+    let said = heal(&machine, "NetworkManager");
+    println!("{said:?}");
+    assert!(said.iter().any(|line| line.contains("manages ovsbr1")), "{said:?}");
+    machine.sh("nmcli -g GENERAL.STATE device show ovsbr1 | grep -q unmanaged");
+    web.tcp_echo(INTERNET, 100_000).unwrap();
+    // What the issue is about: profiles that never made a bridge.
+    machine.sh("nmcli connection add type ovs-bridge con-name mybr ifname mybr0
+                nmcli connection add type ovs-port con-name mybr-p ifname mybr0 master mybr0
+                nmcli connection add type ovs-interface con-name mybr-i ifname mybr0 \
+                    slave-type ovs-port master mybr-p ipv4.method manual ipv4.addresses 10.77.0.1/24");
+    let said = heal(&machine, "left behind");
+    assert!(said.iter().any(|line| line.contains("mybr")), "{said:?}");
+    assert!(!machine.sh("nmcli -g NAME connection show").contains("mybr"));
+    web.tcp_echo(INTERNET, 100_000).unwrap();
+}
+
+#[test]
+fn the_doctor_puts_firewalld_right() {
+    let machine = users_machine();
+    machine.install("");
+    assert_eq!(checks(&machine, "firewalld")[0].1, "does not run");
+    machine.sh("systemctl start firewalld");
+    let (web, _) = plug(&machine, "web");
+    let said = heal(&machine, "firewalld");
+    println!("{said:?}");
+    assert!(said.iter().any(|line| line.starts_with("problem: rejects")), "{said:?}");
+    let _server = machine.network().echo_server();
+    poll("a way out", SECOND * 15, || web.tcp_echo(INTERNET, 100_000).ok());
+    web.tcp_echo("10.200.0.1".parse().unwrap(), 100_000).unwrap();
+    // What was said holds after a restart of both, and nothing else of the doctor's is wrong.
+    machine.sh("systemctl restart firewalld ovs-port-agent");
+    poll("a way out", SECOND * 15, || web.tcp_echo(INTERNET, 100_000).ok());
+    assert!(heal(&machine, "firewalld").is_empty());
+    for what in ["NAT", "FORWARD", "forwarding", "other firewalls"] {
+        let found = checks(&machine, what);
+        assert!(found.iter().all(|(verdict, ..)| verdict == "ok"), "{what}: {found:?}");
+    }
+}

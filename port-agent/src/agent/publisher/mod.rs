@@ -22,14 +22,21 @@ use shared::publish::{
 use shared::{nat, network, state};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 
 use self::door::{Door, Opened, Restoring};
 use super::Agent;
 use crate::Failure;
 
-/// Between two looks whether what is held is what is on record.
-const PATROL: Duration = Duration::from_secs(5);
+/// Between two tries to open what another program has.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Between two looks whether what is held is what is on record, when nothing was heard.
+const PATROL: Duration = Duration::from_secs(60);
+
+/// From a change of the switch to the look at what it means for published ports: whoever plugs a
+/// container in or out tells us of its ports a moment later.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// All that is published.
 #[derive(Debug, Default)]
@@ -53,6 +60,11 @@ impl Holding {
         for serving in self.doors.into_iter().filter_map(|(_, door)| door.ok()).flatten() {
             serving.close().await;
         }
+    }
+
+    /// Whether it has one of these ports already.
+    fn meets(&self, wanted: &[PortMapping]) -> bool {
+        self.publication.ports.iter().any(|port| wanted.iter().any(|other| port.meets(other)))
     }
 
     /// Whether it is what is asked for, and whole.
@@ -87,14 +99,19 @@ impl Drop for Serving {
 
 /// Serves until the agent stops: takes up what is on record, and keeps to the record.
 pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
-    let mut patrol = interval(PATROL);
-    patrol.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut picture = agent.picture.subscribe();
     loop {
+        let well = agent.publisher.patrol(&agent).await?;
         tokio::select! {
+            () = sleep(if well { PATROL } else { RETRY }) => continue,
+            Ok(()) = picture.changed() => {}
             () = agent.stopped() => return Ok(()),
-            _ = patrol.tick() => {}
         }
-        agent.publisher.patrol(&agent).await?;
+        tokio::select! {
+            () = sleep(SETTLED) => {}
+            () = agent.stopped() => return Ok(()),
+        }
+        picture.mark_unchanged();
     }
 }
 
@@ -132,6 +149,12 @@ impl Publisher {
         if wanted.is_empty() {
             self.forget(agent, &key).await?;
             return Ok(wanted);
+        }
+        // Docker's containers are named after they were started.
+        for holding in held.values_mut().filter(|holding| holding.meets(&wanted)) {
+            if let Ok(Some(record)) = agent.engine.record(&holding.publication.key) {
+                holding.name = record.name().to_owned();
+            }
         }
         let opened = match open(&held, &wanted, request.holder) {
             Ok(opened) => opened,
@@ -223,7 +246,8 @@ impl Publisher {
     }
 
     /// Makes what is held what is on record: what nobody told us of, and what another program had.
-    async fn patrol(&self, agent: &Arc<Agent>) -> Result<(), Failure> {
+    /// False if not all of it can be held.
+    async fn patrol(&self, agent: &Arc<Agent>) -> Result<bool, Failure> {
         let mut held = self.held.lock().await;
         let found = agent.call(|agent| {
             let (publications, unreadable) = agent.engine.publications()?;
@@ -262,9 +286,7 @@ impl Publisher {
                 self.note(agent, &holding, &publication).await?;
                 held.insert(publication.key, holding);
                 changed = true;
-            } else if let Some(mut holding) = held.remove(&publication.key) {
-                // Docker's containers are named after they were started.
-                holding.name = record.name();
+            } else if let Some(holding) = held.remove(&publication.key) {
                 let holding = if well(&holding) { holding } else { retry(&held, holding) };
                 changed |= self.note(agent, &holding, &publication).await?;
                 held.insert(publication.key, holding);
@@ -273,8 +295,7 @@ impl Publisher {
         if changed {
             agent.call(sync).await.map_err(Failure::new)?;
         }
-        self.report(agent, &held);
-        Ok(())
+        Ok(self.report(agent, &held))
     }
 
     /// Writes down where relays are now, if that is not what is on record.
@@ -295,7 +316,8 @@ impl Publisher {
         Ok(true)
     }
 
-    fn report(&self, agent: &Agent, held: &BTreeMap<Key, Holding>) {
+    /// True if all is held.
+    fn report(&self, agent: &Agent, held: &BTreeMap<Key, Holding>) -> bool {
         let troubles: Vec<_> = held
             .values()
             .flat_map(|holding| &holding.doors)
@@ -308,6 +330,7 @@ impl Publisher {
         } else {
             agent.health.trouble("publisher", troubles.join("; "));
         }
+        troubles.is_empty()
     }
 }
 

@@ -31,7 +31,8 @@ pub(super) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     loop {
         let found = agent.work(move |agent| look(agent, &seen)).await?;
         // What one look finds, the next one removes.
-        let pause = match (found.is_empty(), young) {
+        let troubled = agent.health.is_troubled(PART);
+        let pause = match (found.is_empty() && !troubled, young) {
             (false, _) => SETTLED,
             (true, true) => AGED,
             (true, false) => PATROL,

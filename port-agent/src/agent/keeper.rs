@@ -115,9 +115,11 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                 () = agent.stopped() => continue,
             },
         };
-        // Whatever comes from here on is news again.
-        heard_of(&mut kernel);
         let due = if agent.health.is_troubled(PART) { Due::All } else { due };
+        if matches!(due, Due::Host | Due::All) {
+            // Whatever comes from here on is news again.
+            heard_of(&mut kernel);
+        }
         let begun = Instant::now();
         match agent.work(move |agent| tend(agent, due)).await? {
             Ok(()) => agent.health.well(PART),

@@ -44,9 +44,9 @@ const AGAIN: Duration = Duration::from_secs(30);
 /// Serves until the agent stops.
 pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     let (mut connection, _handle, mut news) =
-        new_multicast_connection(&[MulticastGroup::Link]).map_err(not_followed)?;
+        new_multicast_connection(&[MulticastGroup::Link]).map_err(|error| not_followed(&error))?;
     filter::attach(connection.socket_mut().socket_ref().as_fd(), Gone::Heard)
-        .map_err(not_followed)?;
+        .map_err(|error| not_followed(&error))?;
     // Ends with this part, however it ends.
     let mut following = JoinSet::new();
     following.spawn(connection);
@@ -86,7 +86,7 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     }
 }
 
-fn not_followed(error: std::io::Error) -> Failure {
+fn not_followed(error: &std::io::Error) -> Failure {
     Failure::Work(format!("the kernel's links cannot be followed: {error}"))
 }
 

@@ -2,10 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::nft::message_texts;
 use super::{Error, nft, table, tagged};
@@ -70,6 +73,15 @@ impl Watch {
         socket.bind(&SocketAddr::new(0, 0)).map_err(failed)?;
         socket.add_membership(GROUP).map_err(failed)?;
         Ok(Self { socket })
+    }
+
+    /// Waits for something to be heard, at most that long.
+    pub fn wait(&mut self, timeout: Duration) -> Result<News, Error> {
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(_) | Err(Errno::EINTR) => self.drain(),
+            Err(errno) => Err(system("wait for news of nf_tables", errno.into())),
+        }
     }
 
     /// Takes what has come since the last call, without waiting.

@@ -81,8 +81,9 @@ fn every_part_works_under_the_hardened_unit() {
     );
 
     // What a crash leaves behind is found, by the command and by the agent itself.
-    let _dead = plug(&machine, "dead");
-    machine.sh("ip netns del dead; ! ip link show veth-dead-eth0 2>/dev/null");
+    drop(plug(&machine, "dead"));
+    machine.sh("ip netns del dead");
+    machine.wait("its veth is gone", SECOND * 5, "! ip link show veth-dead-eth0 2>/dev/null");
     let found = machine.sh("ovs-port-agent gc --dry-run");
     assert!(found.contains("dead/eth0"), "{found}");
     machine.wait(
@@ -94,6 +95,11 @@ fn every_part_works_under_the_hardened_unit() {
 
     // The journal has container and port as fields of their own.
     let (_web, _) = plug(&machine, "web");
+    machine.wait(
+        "the journal",
+        SECOND * 10,
+        "journalctl -b -o cat OVS_CONTAINER=web OVS_PORT=veth-web-eth0 | grep -q 'plugged in'",
+    );
     machine.cni("DEL", "web", &lab());
     machine.wait(
         "the journal",
@@ -117,6 +123,7 @@ fn every_part_works_under_the_hardened_unit() {
     for word in ["Operation not permitted", "Permission denied", "panicked", "Read-only"] {
         assert!(!said.contains(word), "{said}");
     }
+    drop(lxc);
     machine.sh("ip netns del lxc");
     machine.wait("gone", SECOND * 10, "! ovs-vsctl list-ports ovsbr0 | grep -q veth-lxc");
 }

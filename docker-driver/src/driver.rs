@@ -58,6 +58,7 @@ struct Endpoint {
     mac: Mac,
     mtu: Option<u32>,
     boot_id: String,
+    /// Seconds since that boot.
     since: u64,
     joined: bool,
 }
@@ -296,7 +297,7 @@ impl Driver {
             mac,
             mtu,
             boot_id: state::boot_id()?,
-            since: state::now(),
+            since: state::uptime(),
             joined: false,
         };
         self.endpoints.put(&endpoint.id, &endpoint)?;
@@ -454,7 +455,7 @@ impl Driver {
             let dead = endpoint.boot_id != boot
                 || (endpoint.joined
                     && (lost.contains(&key) || self.engine.record(&key)?.is_none()))
-                || (!endpoint.joined && state::now().saturating_sub(endpoint.since) > UNJOINED);
+                || (!endpoint.joined && state::uptime().saturating_sub(endpoint.since) > UNJOINED);
             if dead {
                 self.remove_endpoint(&endpoint.network, &endpoint.id)?;
                 // Who forgot the endpoint forgot its addresses.

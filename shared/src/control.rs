@@ -1,8 +1,9 @@
 //! The way to a running agent: a unix socket in the state directory.
 //!
 //! One request a connection, one JSON object a line each way: `{"withdraw": {…}}` is answered with
-//! `{"ok": …}` or `{"error": {"kind": …, "text": …, "hint": …}}`. What a verb says is the business
-//! of the room that asks and of the part of the agent that answers.
+//! `{"ok": …}` or `{"error": {"kind": …, "text": …, "hint": …}}`. An empty line before it says that
+//! the question was heard: an agent that is stopped is found out at once, one at work is waited for.
+//! What a verb says is the business of the room that asks and of the part of the agent that answers.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -23,6 +24,12 @@ use crate::state::State;
 
 /// Longest line either side takes, in bytes: ten thousand published ports fill a tenth of it.
 pub const LINE_MAX: usize = 16 * 1024 * 1024;
+
+/// What the agent says as soon as it has heard a question.
+pub const HEARD: &[u8] = b"\n";
+
+/// How long that may take: the agent does nothing else on the thread that listens.
+const HEARD_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why the agent did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -131,18 +138,27 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
     };
     let mut line = json!({ verb: body }).to_string();
     line.push('\n');
-    let end = Instant::now() + deadline;
-    let mut stream = dial(state, deadline).map_err(failed)?;
+    let begin = Instant::now();
+    let mut patience = deadline.min(HEARD_DEADLINE);
+    let mut stream = dial(state, patience).map_err(failed)?;
     stream.write_all(line.as_bytes()).map_err(failed)?;
     let mut answer = Vec::new();
     let mut buffer = [0; 8192];
-    while !answer.ends_with(b"\n") {
-        let left = end.saturating_duration_since(Instant::now());
+    while !answer.ends_with(b"\n") || answer == HEARD {
+        if answer == HEARD {
+            patience = deadline;
+            answer.clear();
+        }
+        let left = patience.saturating_sub(begin.elapsed());
         if left.is_zero() {
-            return Err(Error::Silent { verb, waited: deadline });
+            return Err(Error::Silent { verb, waited: patience });
         }
         stream.set_read_timeout(Some(left)).map_err(failed)?;
-        let count = stream.read(&mut buffer).map_err(failed)?;
+        let count = match stream.read(&mut buffer) {
+            // Said with how long was waited.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            count => count.map_err(failed)?,
+        };
         // It died over the question.
         if count == 0 || answer.len() > LINE_MAX {
             return Err(failed(io::ErrorKind::UnexpectedEof.into()));
@@ -210,6 +226,19 @@ mod tests {
         let error = add(&state).unwrap_err();
         assert_eq!((error.kind(), error.to_string().as_str()), (Kind::Conflict, "taken"));
         assert_eq!(error.hint().as_deref(), Some("wait"));
+    }
+
+    #[test]
+    fn who_was_heard_waits_and_who_was_not_does_not() {
+        let (_dir, state) = answered("\n{\"ok\":3}\n");
+        assert_eq!(add(&state).unwrap(), 3);
+        let (_dir, state) = answered("\n");
+        assert!(add(&state).is_err(), "heard, and then nothing");
+        let (_dir, state) = answered("");
+        let begin = Instant::now();
+        let error = ask::<_, u32>(&state, "add", &[1, 2], HEARD_DEADLINE * 10).unwrap_err();
+        // The listener hangs up at some time.
+        assert!(begin.elapsed() < HEARD_DEADLINE * 2, "{error}");
     }
 
     #[test]

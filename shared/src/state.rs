@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -253,6 +254,13 @@ pub fn boot_id() -> Result<String, Error> {
 /// Seconds since the epoch.
 pub fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Seconds since boot, sleep included: what ages are counted by. The clock may jump by a day, and
+/// does where a machine learns the date while its containers start.
+pub fn uptime() -> u64 {
+    let time = clock_gettime(ClockId::CLOCK_BOOTTIME);
+    time.map_or(0, |time| u64::try_from(time.tv_sec()).unwrap_or_default())
 }
 
 #[cfg(test)]

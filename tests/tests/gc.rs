@@ -40,7 +40,7 @@ fn age() {
         let Ok(text) = fs::read_to_string(&file) else { continue };
         if let Some((head, tail)) = text.split_once("\"since\":") {
             let tail = tail.trim_start_matches(|c: char| c.is_ascii_digit());
-            fs::write(&file, format!("{head}\"since\":1000{tail}")).unwrap();
+            fs::write(&file, format!("{head}\"since\":0{tail}")).unwrap();
         }
     }
 }

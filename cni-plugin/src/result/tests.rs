@@ -22,6 +22,7 @@ fn record() -> Record {
         boot_id: String::new(),
         complete: true,
         since: 0,
+        uptime: 0,
         netns: SANDBOX.into(),
         netns_id: Some(NetnsId { dev: 4, ino: 1 }),
         bridge: "ovsbr1".parse().unwrap(),

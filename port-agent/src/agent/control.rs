@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shared::control::{Answer, LINE_MAX, Refusal};
+use shared::control::{Answer, HEARD, LINE_MAX, Refusal};
 use shared::error::{Fault, Kind};
 use shared::key::Key;
 use shared::nat::Plan;
@@ -101,6 +101,9 @@ async fn converse(agent: &Arc<Agent>, mut stream: UnixStream) {
             tracing::warn!(%error, "a question cannot be read");
             return;
         }
+    }
+    if !matches!(timeout(PATIENCE, writer.write_all(HEARD)).await, Ok(Ok(()))) {
+        tracing::debug!("who asked has gone; what it asked is done all the same");
     }
     let answer = match answer(agent, &line).await {
         Ok(value) => Answer::Ok(value),

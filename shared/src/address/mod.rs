@@ -43,7 +43,7 @@ pub struct Lease {
     pub ip: IpAddr,
     /// The holder's key ([`Owner`]).
     pub owner: String,
-    /// Seconds since the epoch.
+    /// Seconds since boot when it was taken ([`crate::state::uptime`]).
     pub since: u64,
 }
 

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use nix::dir::Dir;
@@ -29,6 +29,7 @@ use super::{Error, Lease, Owner, UNREADABLE};
 use crate::file;
 use crate::hex;
 use crate::lock::Lock;
+use crate::state;
 
 /// Longest lease file read, in bytes; ours have some 200.
 const MAX_FILE: u64 = 64 * 1024;
@@ -211,8 +212,7 @@ impl Pool {
         if fstatat(&self.dir, address.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok() {
             return Ok(None);
         }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let lease = Lease { ip, owner: owner.to_owned(), since };
+        let lease = Lease { ip, owner: owner.to_owned(), since: state::uptime() };
         let name = owner_name(owner);
         let write = || -> io::Result<()> {
             let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;

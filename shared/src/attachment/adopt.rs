@@ -243,6 +243,7 @@ impl Engine {
             boot_id: state::boot_id()?,
             complete: false,
             since: state::now(),
+            uptime: state::uptime(),
             netns: facts.end().and_then(|end| end.netns.clone()).unwrap_or_default(),
             netns_id: None,
             bridge: how.bridge.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::detach::delete_host_end;
+use super::detach::{Unplugged, delete_host_end};
 use super::freed::Freed;
 use super::pace::Pace;
 use super::record::{Held, Key, PortExtras, Record};
@@ -144,7 +144,7 @@ impl Engine {
             delete_host_end(&record.port, record.host_mac)?;
         }
         self.release(key, None)?;
-        self.forget(key)
+        self.forget(key, &Unplugged::NOTHING)
     }
 
     /// Removes whatever an attach made before it failed.
@@ -154,14 +154,14 @@ impl Engine {
     }
 
     pub(super) fn start_over(&self, key: &Key, record: Option<&Record>) -> Result<(), Error> {
-        self.unplug(key, record, UNDO_DEADLINE)?;
+        let unplugged = self.unplug(key, record, UNDO_DEADLINE)?;
         if record.is_some_and(|record| record.complete) {
             self.write_ledger(key, record, Action::Detach, None);
             self.show_unless_agent();
         } else {
             self.show_if_behind();
         }
-        self.forget(key)
+        self.forget(key, &unplugged)
     }
 }
 
@@ -259,6 +259,7 @@ impl<'a> Walk<'a> {
             boot_id: state::boot_id()?,
             complete: false,
             since: state::now(),
+            uptime: state::uptime(),
             netns: request.netns.clone(),
             netns_id: match self.place {
                 Place::Inside(netns) => Some(netns.id()),

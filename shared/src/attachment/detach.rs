@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::attach::{OVSDB_DEADLINE, lock_key};
 use super::freed::Freed;
+use super::ports::Withdrawn;
 use super::record::{Key, Record};
 use super::{Engine, Error, owner};
 use crate::error::sentence;
@@ -15,6 +16,20 @@ use crate::name::IfName;
 use crate::netns::Netns;
 use crate::ovsdb::{Client, Generation};
 use crate::state;
+
+/// What was there of an attachment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unplugged {
+    /// Whether anything was.
+    pub(super) found: bool,
+    /// Its published ports.
+    pub(super) ports: Withdrawn,
+}
+
+impl Unplugged {
+    /// Nothing.
+    pub(super) const NOTHING: Self = Self { found: false, ports: Withdrawn::Nothing };
+}
 
 impl Engine {
     /// Unplugs. Needs neither namespace nor bridge nor configuration of the attachment; succeeds
@@ -35,39 +50,42 @@ impl Engine {
         // A record that says nothing must not keep the container plugged in.
         let record = self.record(key).unwrap_or_default();
         let recorded = self.record_path(key).exists();
-        let found = self.unplug(key, record.as_ref(), OVSDB_DEADLINE)?;
-        if recorded || found {
+        let unplugged = self.unplug(key, record.as_ref(), OVSDB_DEADLINE)?;
+        if recorded || unplugged.found {
             // The record last: killed in between, the next DEL tells it again.
             self.write_ledger(key, record.as_ref(), Action::Detach, None);
             self.show_unless_agent();
         } else {
             self.show_if_behind();
         }
-        self.forget(key)?;
+        self.forget(key, &unplugged)?;
         Ok(record)
     }
 
     /// Removes the record, if there is one.
-    pub(super) fn forget(&self, key: &Key) -> Result<(), Error> {
+    pub(super) fn forget(&self, key: &Key, unplugged: &Unplugged) -> Result<(), Error> {
         state::remove(&self.record_path(key))?;
-        // Published after `unplug` began.
-        self.withdraw(key);
+        if unplugged.ports != Withdrawn::Later {
+            // Published after `unplug` began.
+            self.withdraw(key);
+        }
         Ok(())
     }
 
-    /// Removes port, link and leases of one attachment; the caller holds its lock. True if there
-    /// was anything.
+    /// Removes port, link and leases of one attachment; the caller holds its lock.
     pub(super) fn unplug(
         &self,
         key: &Key,
         record: Option<&Record>,
         deadline: Duration,
-    ) -> Result<bool, Error> {
+    ) -> Result<Unplugged, Error> {
         if let Some((record, adopted)) = record.and_then(|r| Some((r, r.adopted.as_ref()?))) {
-            return self.give_back_interface(record, adopted);
+            let found = self.give_back_interface(record, adopted)?;
+            return Ok(Unplugged { found, ports: Withdrawn::Nothing });
         }
         // Before its address can be another container's.
-        let mut found = self.withdraw(key);
+        let ports = self.withdraw(key);
+        let mut found = ports != Withdrawn::Nothing;
         let mut remains = Vec::new();
         let mut names = BTreeMap::new();
         // An address is free once nothing can use it any more.
@@ -118,7 +136,8 @@ impl Engine {
             ));
         }
         let mut freed = 0;
-        if gone {
+        // What a rule leads to yet, the agent frees when it has taken the rule back.
+        if gone && ports != Withdrawn::Later {
             match self.release(key, record) {
                 Ok(count) => freed = count,
                 Err(error) => remains.push(format!("its addresses: {}", sentence(&error))),
@@ -128,7 +147,7 @@ impl Engine {
             return Err(Error::Remains { key: key.clone(), what: remains.join("; ") });
         }
         found |= freed > 0 || known || deleted;
-        Ok(found)
+        Ok(Unplugged { found, ports })
     }
 
     /// Removes the ports that say they belong to `key`; returns their names.

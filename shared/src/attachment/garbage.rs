@@ -87,7 +87,8 @@ pub struct Survey {
 /// What the sources say.
 struct Sources {
     boot: String,
-    now: u64,
+    /// Seconds since boot.
+    uptime: u64,
     records: Vec<Record>,
     ports: Vec<Port>,
     links: Vec<Link>,
@@ -154,6 +155,8 @@ impl Engine {
         match &piece.target {
             Target::Attachment(key) => {
                 self.detach_locked(key)?;
+                // An agent that does not answer takes its ports back when it does again.
+                return Ok(!Publication::path(&state, key).exists());
             }
             Target::Lease(subnet, ip, owner) => {
                 self.pools().release(*subnet, *ip, owner)?;
@@ -212,7 +215,7 @@ impl Engine {
         let mut ovsdb = said(Client::connect(&self.config().ovsdb, OVSDB_DEADLINE))?;
         Ok(Sources {
             boot: said(state::boot_id())?,
-            now: state::now(),
+            uptime: state::uptime(),
             records,
             ports: said(ovsdb.ports())?,
             links: said(Netlink::open().and_then(|mut netlink| netlink.links()))?,
@@ -369,8 +372,12 @@ impl Survey {
         for (subnet, lease) in &sources.leases {
             let owner = &lease.owner;
             let name = format!("{} of {owner}", lease.ip);
-            let age = sources.now.saturating_sub(lease.since);
+            let age = sources.uptime.saturating_sub(lease.since);
             if sources.knows(owner) || age < YOUNG {
+                continue;
+            }
+            if sources.publications.iter().any(|other| other.key.to_string() == *owner) {
+                self.spared.push(format!("lease {name}: ports of the host lead there yet"));
                 continue;
             }
             let proof = if owner.starts_with("host/") {

@@ -28,6 +28,7 @@ pub use check::CheckRequest;
 pub use collect::{Collected, GcRequest};
 pub use free::{Behind, Facts, Reason, Verdict, free};
 pub use plug::peer_name;
+pub use ports::Withdrawn;
 pub use record::{Adopted, Key, Record, Runtime};
 pub use request::{Address, Addressing, AttachRequest};
 pub use restore::Restored;

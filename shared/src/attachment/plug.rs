@@ -59,7 +59,7 @@ impl Engine {
             // Renamed is not gone.
             let gone = netlink.link(&record.port)?.is_none()
                 && !netlink.links()?.iter().any(|link| link.mac == Some(record.host_mac));
-            let unused = state::now().saturating_sub(record.since) > UNMOVED.as_secs()
+            let unused = state::uptime().saturating_sub(record.uptime) > UNMOVED.as_secs()
                 && netlink.link(&peer_name(&record.key))?.is_some();
             if gone || unused {
                 match self.detach(&record.key) {

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use super::attach::{OVSDB_DEADLINE, lock_key};
 use super::record::{Key, Record};
 use super::request::AttachRequest;
-use super::{Engine, Error};
+use super::{Engine, Error, owner};
 use crate::control;
 use crate::error::sentence;
+use crate::lock::{self, Lock};
+use crate::ovsdb::Client;
 use crate::publish::{self, Holder, PortMapping, Publication, PublishedPort, Request};
 use crate::state;
 
@@ -15,6 +18,17 @@ const PUBLISH_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How long the end of a container waits for the agent: what it does not do now, it does later.
 const WITHDRAW_DEADLINE: Duration = Duration::from_secs(2);
+
+/// What became of the published ports of an attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// There were none.
+    Nothing,
+    /// Nothing leads to the container any more.
+    Done,
+    /// The agent runs and does not answer: its rules may lead there yet.
+    Later,
+}
 
 impl Engine {
     /// Publishes ports of what is plugged in, in place of all that were published for it before;
@@ -43,36 +57,56 @@ impl Engine {
         Ok(asked.map_err(publish::Error::from)?)
     }
 
-    /// Takes back what is published for an attachment; false if nothing is. Cannot fail, and does
-    /// not wait for an agent that does not run: one that comes back publishes only what is on
-    /// record.
-    pub fn withdraw(&self, key: &Key) -> bool {
+    /// Takes back what is published for an attachment. Cannot fail, and does not wait for an agent
+    /// that does not run: one that comes back publishes only what has a record.
+    pub fn withdraw(&self, key: &Key) -> Withdrawn {
         let state = self.state();
         let path = Publication::path(&state, key);
         if !path.exists() {
-            return false;
+            return Withdrawn::Nothing;
         }
         // What cannot be read must go as well.
         let known = state::read::<Publication>(&path).unwrap_or_default();
+        match control::ask(&state, "withdraw", key, WITHDRAW_DEADLINE) {
+            Ok(()) => return Withdrawn::Done,
+            Err(control::Error::Absent) => {}
+            Err(error) => {
+                // Its rules lead there until it does; nobody else may change them.
+                tracing::error!(error = %sentence(&error), "ports are still held");
+                return Withdrawn::Later;
+            }
+        }
         match state::remove(&path) {
-            Ok(false) => return false,
+            Ok(false) => return Withdrawn::Nothing,
             Ok(true) => {}
             Err(error) => {
                 tracing::error!(error = %sentence(&error), "published ports stay on record");
             }
         }
-        match control::ask(&state, "withdraw", key, WITHDRAW_DEADLINE) {
-            Ok(()) => {}
-            Err(control::Error::Absent) => {
-                if let Some(publication) = known
-                    && let Err(error) = crate::nat::ports::remove(&publication)
-                {
-                    tracing::error!(error = %sentence(&error), "ports may still be forwarded");
-                }
-            }
-            Err(error) => tracing::error!(error = %sentence(&error), "ports may still be held"),
+        if let Some(publication) = known
+            && let Err(error) = crate::nat::ports::remove(&publication)
+        {
+            tracing::error!(error = %sentence(&error), "ports may still be forwarded");
         }
-        true
+        Withdrawn::Done
+    }
+
+    /// Frees the addresses of an attachment that was unplugged while the agent could not take its
+    /// ports back, once it has. Whoever is at work on the attachment sees to it himself.
+    pub fn release_withdrawn(&self, key: &Key) -> Result<(), Error> {
+        let _lock: Lock = match self.state().try_lock(&lock_key(key)) {
+            Ok(lock) => lock,
+            Err(lock::Error::Busy { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        if self.record_path(key).exists() || Publication::path(&self.state(), key).exists() {
+            return Ok(());
+        }
+        let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
+        if ovsdb.ports_with(&owner::identity(key))?.is_empty() {
+            self.release(key, None)?;
+        }
+        Ok(())
     }
 
     /// [`Engine::attach`] and [`Engine::publish_held`]: both, or neither.

@@ -134,8 +134,11 @@ pub struct Record {
     pub boot_id: String,
     /// Whether the attach has finished; an unfinished one is an intent.
     pub complete: bool,
-    /// Seconds since the epoch.
+    /// Seconds since the epoch, for people.
     pub since: u64,
+    /// Seconds since boot, for what depends on its age ([`crate::state::uptime`]).
+    #[serde(default)]
+    pub uptime: u64,
     /// Path of the container's namespace.
     pub netns: PathBuf,
     /// Which namespace that was; `None` where the runtime made it after us and moved the interface

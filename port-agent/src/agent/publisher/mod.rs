@@ -115,6 +115,15 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     }
 }
 
+/// Where a DEL could not wait for us, its address is free now. What cannot be freed the collector
+/// finds.
+async fn settle(agent: &Arc<Agent>, key: Key) {
+    let freed = agent.call(move |agent| agent.engine.release_withdrawn(&key));
+    if let Err(error) = freed.await {
+        tracing::warn!(error = %sentence(&error), "an address stays taken for now");
+    }
+}
+
 impl Publisher {
     /// Publishes, in place of all that was published for the attachment before.
     pub(crate) async fn publish(
@@ -196,7 +205,9 @@ impl Publisher {
     ) -> Result<(), attachment::Error> {
         let mut held = self.held.lock().await;
         self.drop_held(agent, &mut held, &key).await?;
-        self.forget(agent, &key).await
+        self.forget(agent, &key).await?;
+        settle(agent, key).await;
+        Ok(())
     }
 
     /// Holds nothing of an attachment any more. Its elements in the table stay until the caller
@@ -274,6 +285,7 @@ impl Publisher {
                 // DEL was here while we were not.
                 self.drop_held(agent, &mut held, &publication.key).await.map_err(Failure::new)?;
                 self.forget(agent, &publication.key).await.map_err(Failure::new)?;
+                settle(agent, publication.key).await;
                 continue;
             };
             let same = held.get(&publication.key).is_some_and(|h| h.publication == publication);

@@ -106,6 +106,11 @@ impl Dockerd {
     /// Kills it with SIGKILL, as a crash does, and the containerd it had started; containers go
     /// on.
     pub fn kill(self) {
+        self.kill_daemon();
+    }
+
+    /// The same, while somebody waits for its answer.
+    pub fn kill_daemon(&self) {
         self.daemon.kill();
         let file = "/run/rig/docker/exec/containerd/containerd.pid";
         let pid = std::fs::read_to_string(file).expect("dockerd has started containerd");

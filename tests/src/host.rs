@@ -144,10 +144,12 @@ impl Host {
         DockerDriver::start(Command::new(binary("ovs-agent-docker")))
     }
 
-    /// Starts it as systemd does: the test listens at `notify` for what it says of itself.
-    pub fn docker_driver_notifying(&self, notify: &str) -> DockerDriver {
-        let command = Command::new(binary("ovs-agent-docker")).env("NOTIFY_SOCKET", notify);
-        DockerDriver::start(command)
+    /// Starts it with more in its environment.
+    pub fn docker_driver_with(&self, env: &[(&str, &str)]) -> DockerDriver {
+        let command = Command::new(binary("ovs-agent-docker"));
+        DockerDriver::start(
+            env.iter().fold(command, |command, (key, value)| command.env(key, value)),
+        )
     }
 
     /// Starts dockerd.

@@ -1,6 +1,6 @@
 //! A private Open vSwitch at the default paths.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +26,7 @@ enum Part {
 pub struct Switch {
     ovsdb: Mutex<Option<Daemon>>,
     vswitchd: Mutex<Option<Daemon>>,
+    database: Mutex<PathBuf>,
 }
 
 impl Switch {
@@ -40,7 +41,11 @@ impl Switch {
         );
         std::fs::create_dir_all(RUN_DIR).expect("a directory in /run");
         Command::new("ovsdb-tool").args(["create", DATABASE, SCHEMA]).run();
-        let this = Self { ovsdb: Mutex::new(None), vswitchd: Mutex::new(None) };
+        let this = Self {
+            ovsdb: Mutex::new(None),
+            vswitchd: Mutex::new(None),
+            database: Mutex::new(DATABASE.into()),
+        };
         this.start_ovsdb();
         vsctl(&[
             "--no-wait",
@@ -57,8 +62,14 @@ impl Switch {
 
     /// Starts ovsdb-server on the database as it is.
     pub fn start_ovsdb(&self) {
+        assert!(self.try_start_ovsdb(), "ovsdb-server does not start");
+    }
+
+    /// Starts ovsdb-server on the database as it is; false if it refuses that.
+    fn try_start_ovsdb(&self) -> bool {
+        let database = self.database();
         let command = Command::new("ovsdb-server").args([
-            DATABASE,
+            database.to_str().expect("a plain path"),
             "--remote=punix:/var/run/openvswitch/db.sock",
             "--remote=db:Open_vSwitch,Open_vSwitch,manager_options",
             "--pidfile=/var/run/openvswitch/ovsdb-server.pid",
@@ -67,8 +78,14 @@ impl Switch {
             "-vsyslog:off",
         ]);
         let daemon = Daemon::start("ovsdb-server", command);
-        daemon.ready(READY, || std::os::unix::net::UnixStream::connect(Self::SOCKET).is_ok());
-        *self.part(Part::Ovsdb) = Some(daemon);
+        let serves = poll("ovsdb-server neither serves nor ends", READY, || {
+            let serves = std::os::unix::net::UnixStream::connect(Self::SOCKET).is_ok();
+            (serves || !daemon.alive()).then_some(serves)
+        });
+        if serves {
+            *self.part(Part::Ovsdb) = Some(daemon);
+        }
+        serves
     }
 
     /// Starts ovs-vswitchd and waits until it serves its control socket.
@@ -145,9 +162,50 @@ impl Switch {
     /// Stops ovsdb-server, erases its database, and starts it on an empty one.
     pub fn erase_database(&self) {
         self.stop_ovsdb();
-        std::fs::remove_file(DATABASE).expect("a database");
-        Command::new("ovsdb-tool").args(["create", DATABASE, SCHEMA]).run();
+        self.create_database();
         self.start_ovsdb();
+    }
+
+    /// Kills ovsdb-server, damages its file, and starts it again; where it refuses what it finds,
+    /// on an empty one, as an administrator would. True if it took the damaged one.
+    pub fn damage_database(&self, damage: impl FnOnce(&mut Vec<u8>)) -> bool {
+        self.kill_ovsdb();
+        let file = self.database();
+        let mut bytes = std::fs::read(&file).expect("a database");
+        damage(&mut bytes);
+        std::fs::write(&file, bytes).expect("a database");
+        let taken = self.try_start_ovsdb();
+        if !taken {
+            self.create_database();
+            self.start_ovsdb();
+        }
+        taken
+    }
+
+    /// Moves the database to this directory, ovsdb-server and all; ovs-vswitchd reconnects.
+    pub fn move_database(&self, dir: &str) {
+        self.stop_ovsdb();
+        let to = Path::new(dir).join("conf.db");
+        std::fs::copy(self.database(), &to).expect("copy the database");
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        self.start_ovsdb();
+    }
+
+    /// What ovsdb-server logged since the host began.
+    pub fn ovsdb_log(&self) -> String {
+        std::fs::read_to_string("/run/rig/log/ovsdb-server").unwrap_or_default()
+    }
+
+    fn create_database(&self) {
+        let file = self.database();
+        std::fs::remove_file(&file).expect("a database");
+        Command::new("ovsdb-tool")
+            .args(["create".as_ref(), file.as_os_str(), SCHEMA.as_ref()])
+            .run();
+    }
+
+    fn database(&self) -> PathBuf {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until ovs-vswitchd has opened the interface: ofport set, and above 0.

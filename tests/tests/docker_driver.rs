@@ -570,6 +570,7 @@ fn systemd_is_told_that_the_driver_serves_and_ends() {
     let host = Host::new();
     host.port_agent().run("up");
     let path = "/run/rig/notify";
+    // As systemd starts it: here we listen for what it says of itself.
     let socket = UnixDatagram::bind(path).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let said = || {
@@ -577,7 +578,7 @@ fn systemd_is_told_that_the_driver_serves_and_ends() {
         let length = socket.recv(&mut text).unwrap();
         String::from_utf8_lossy(&text[..length]).into_owned()
     };
-    let driver = host.docker_driver_notifying(path);
+    let driver = host.docker_driver_with(&[("NOTIFY_SOCKET", path)]);
     assert_eq!(said(), "READY=1");
     driver.terminate();
     assert_eq!(said(), "STOPPING=1");

@@ -176,7 +176,7 @@ fn eight_writers_killed_and_rotated_lose_nothing_they_acknowledged() {
     let mut writers: Vec<Child> = (0..WRITERS).map(|slot| spawn(&format!("{slot}"))).collect();
     let begin = Instant::now();
     let mut kills = 0_usize;
-    while begin.elapsed() < Duration::from_secs(8) {
+    while begin.elapsed() < Duration::from_secs(rig::rounds(8, 600) as u64) {
         thread::sleep(Duration::from_micros(3_000 + (kills as u64 * 7_919) % 20_000));
         let slot = kills % WRITERS;
         let next = spawn(&format!("{slot}-{kills}"));

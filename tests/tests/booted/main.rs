@@ -2,6 +2,7 @@
 
 mod bus;
 mod docker;
+mod exposure;
 mod firewall;
 mod hardened;
 mod install;

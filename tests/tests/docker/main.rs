@@ -4,6 +4,7 @@
 mod addresses;
 mod apart;
 mod compose;
+mod crash;
 mod day;
 mod endpoints;
 mod faults;

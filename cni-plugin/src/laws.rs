@@ -233,6 +233,7 @@ fn record(handed: &Handed) -> Record {
         boot_id: String::new(),
         complete: true,
         since: 0,
+        uptime: 0,
         netns: SANDBOX.into(),
         netns_id: Some(NetnsId { dev: 4, ino: 1 }),
         bridge: "ovsbr1".parse().unwrap(),

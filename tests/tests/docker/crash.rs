@@ -14,9 +14,6 @@ const PATIENCE: Duration = Duration::from_secs(35);
 /// The driver clears away what dockerd forgot every 30 s.
 const SWEPT: Duration = Duration::from_secs(45);
 
-/// The driver clears away what dockerd forgot every 30 s.
-const SWEPT: Duration = Duration::from_secs(45);
-
 /// Waits until endpoints, addresses and the host are as they were.
 #[track_caller]
 fn given_back(before: &rig::Snapshot, host: &rig::Host, held: &str) {

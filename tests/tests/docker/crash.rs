@@ -14,20 +14,24 @@ const PATIENCE: Duration = Duration::from_secs(35);
 /// The driver clears away what dockerd forgot every 30 s.
 const SWEPT: Duration = Duration::from_secs(45);
 
+/// What the driver keeps of endpoints and addresses.
+fn kept(host: &rig::Host) -> String {
+    let endpoints = host.sh("cat /var/lib/ovs-port-agent/docker/endpoints/* 2>/dev/null || true");
+    format!("{endpoints}\n{}", leases(host))
+}
+
 /// Waits until endpoints, addresses and the host are as they were.
 #[track_caller]
-fn given_back(before: &rig::Snapshot, host: &rig::Host, held: &str) {
-    let mut left = String::new();
+fn given_back(before: &rig::Snapshot, host: &rig::Host, kept_before: &str) {
     let end = Instant::now() + SWEPT;
-    while Instant::now() < end {
-        left =
-            difference(before, host) + &host.sh("cat /var/lib/ovs-port-agent/docker/endpoints/*");
-        if left.is_empty() && leases(host) == held {
+    loop {
+        let (left, now) = (difference(before, host), kept(host));
+        if left.is_empty() && now == kept_before {
             return;
         }
+        assert!(Instant::now() < end, "not given back: {left}\n{kept_before}\n{now}");
         std::thread::sleep(Duration::from_millis(200));
     }
-    panic!("is not given back: {left}{}", leases(host));
 }
 
 fn leases(host: &rig::Host) -> String {
@@ -40,8 +44,13 @@ fn a_driver_that_dies_in_a_join_costs_that_start_alone() {
     let (host, driver, docker) = host();
     docker.run("network create -d ovs-agent --ipam-driver ovs-agent shared");
     let stays = docker.start_container("stays", "--network shared");
+    // The driver hears its name from dockerd a moment later.
+    poll("the container has its name", SWEPT, || {
+        let records = host.sh("cat /run/ovs-port-agent/attachments/*.json");
+        records.contains("\"name\":\"stays\"").then_some(())
+    });
     let before = host.snapshot();
-    let held = leases(&host);
+    let held = kept(&host);
     // Join waits for ovsdb-server.
     host.switch().freeze_ovsdb();
     let (output, driver) = std::thread::scope(|scope| {
@@ -63,16 +72,7 @@ fn a_driver_that_dies_in_a_join_costs_that_start_alone() {
     assert!(output.took < PATIENCE, "{output}");
     docker.run("rm -f one");
     // By dockerd's DeleteEndpoint or, where that came too early, by the driver's next sweep.
-    let mut left = String::new();
-    let end = Instant::now() + SWEPT;
-    while Instant::now() < end {
-        left = difference(&before, &host);
-        if left.is_empty() && leases(&host) == held {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    assert_eq!((left.as_str(), leases(&host)), ("", held));
+    given_back(&before, &host, &held);
     // The same again.
     docker.start_container("one", "--network shared");
     docker.run("exec one ping -c 1 -W 2 stays");
@@ -107,7 +107,7 @@ fn a_dockerd_killed_after_create_endpoint_leaves_nothing() {
     let (host, driver, docker) = host();
     docker.run("network create -d ovs-agent --ipam-driver ovs-agent shared");
     let before = host.snapshot();
-    let held = leases(&host);
+    let held = kept(&host);
     let mut docker = docker;
     let mut reaped = Recovery::of("8 dockerd killed after CreateEndpoint: the endpoint is reaped");
     for round in 0..rig::rounds(1, 5) {
@@ -140,6 +140,6 @@ fn a_dockerd_killed_after_create_endpoint_leaves_nothing() {
         docker.start_container("again", "--network shared");
         docker.run("rm -f again");
     }
-    assert_eq!(leases(&host), held);
+    assert_eq!(kept(&host), held);
     drop(driver);
 }

@@ -153,6 +153,11 @@ pub fn soak(plan: Plan) -> Soaked {
     };
     // What the first of all makes stays.
     this.pair(&containers[0], 0);
+    // The agent shows the peer a moment after it was plugged in.
+    agent.ready(Duration::from_secs(60), || {
+        let block = fs::read_to_string("/etc/network/interfaces").unwrap_or_default();
+        block.contains(record.port.as_str()) && block.matches("iface veth").count() == 1
+    });
     let before = this.settled_picture();
     std::thread::scope(|scope| {
         scope.spawn(|| this.tick());

@@ -221,7 +221,11 @@ fn the_docker_driver_follows_no_link() {
                 let driver = host.docker_driver();
                 // dockerd's start writes every pool anew; a pool that is a link is refused by name.
                 driver.call("Plugin.Activate", &serde_json::Value::Null);
-                driver.call("IpamDriver.RequestPool", &pool("10.78.0.0/24"));
+                let answer = driver.call("IpamDriver.RequestPool", &pool("10.78.0.0/24"));
+                if let Some(said) = answer["Err"].as_str() {
+                    let named = said.contains(name.to_str().unwrap());
+                    assert!(named && said.contains("it is a symbolic link"), "{what}: {said}");
+                }
                 driver.stop();
             }
             untouched(&what);

@@ -238,7 +238,7 @@ fn a_state_directory_that_cannot_be_written() {
 #[test]
 fn a_state_directory_that_is_full() {
     let (lab, web) = lab();
-    lab.host.sh("mount -t tmpfs -o size=64k none /run/ovs-port-agent");
+    lab.host.sh("mount -t tmpfs -o size=64k,mode=755 none /run/ovs-port-agent");
     lab.check(&lab.attach(&web)).unwrap();
     lab.detach("web");
     lab.host.try_sh("cat /dev/zero > /run/ovs-port-agent/filler");

@@ -1,8 +1,8 @@
 //! The way to a running agent: a unix socket in the state directory.
 //!
 //! One request a connection, one JSON object a line each way: `{"withdraw": {…}}` is answered with
-//! `{"ok": …}` or `{"error": {"kind": …, "text": …, "hint": …}}`. An empty line before it says that
-//! the question was heard: an agent that is stopped is found out at once, one at work is waited for.
+//! `{"ok": …}` or `{"error": {"kind": …, "text": …, "hint": …}}`. An empty line comes before it,
+//! at once: an agent that is stopped is found out, one at work is waited for.
 //! What a verb says is the business of the room that asks and of the part of the agent that answers.
 
 use std::io::{self, Read as _, Write as _};
@@ -25,11 +25,11 @@ use crate::state::State;
 /// Longest line either side takes, in bytes: ten thousand published ports fill a tenth of it.
 pub const LINE_MAX: usize = 16 * 1024 * 1024;
 
-/// What the agent says as soon as it has heard a question.
-pub const HEARD: &[u8] = b"\n";
+/// What the agent says to whoever calls, before it hears the question.
+pub const AWAKE: &[u8] = b"\n";
 
 /// How long that may take: the agent does nothing else on the thread that listens.
-const HEARD_DEADLINE: Duration = Duration::from_secs(2);
+const AWAKE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Why the agent did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -139,13 +139,13 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
     let mut line = json!({ verb: body }).to_string();
     line.push('\n');
     let begin = Instant::now();
-    let mut patience = deadline.min(HEARD_DEADLINE);
+    let mut patience = deadline.min(AWAKE_DEADLINE);
     let mut stream = dial(state, patience).map_err(failed)?;
     stream.write_all(line.as_bytes()).map_err(failed)?;
     let mut answer = Vec::new();
     let mut buffer = [0; 8192];
-    while !answer.ends_with(b"\n") || answer == HEARD {
-        if answer == HEARD {
+    while !answer.ends_with(b"\n") || answer == AWAKE {
+        if answer == AWAKE {
             patience = deadline;
             answer.clear();
         }
@@ -229,16 +229,16 @@ mod tests {
     }
 
     #[test]
-    fn who_was_heard_waits_and_who_was_not_does_not() {
+    fn who_is_awake_is_waited_for_and_who_is_not_is_not() {
         let (_dir, state) = answered("\n{\"ok\":3}\n");
         assert_eq!(add(&state).unwrap(), 3);
         let (_dir, state) = answered("\n");
-        assert!(add(&state).is_err(), "heard, and then nothing");
+        assert!(add(&state).is_err(), "awake, and then nothing");
         let (_dir, state) = answered("");
         let begin = Instant::now();
-        let error = ask::<_, u32>(&state, "add", &[1, 2], HEARD_DEADLINE * 10).unwrap_err();
+        let error = ask::<_, u32>(&state, "add", &[1, 2], AWAKE_DEADLINE * 10).unwrap_err();
         // The listener hangs up at some time.
-        assert!(begin.elapsed() < HEARD_DEADLINE * 2, "{error}");
+        assert!(begin.elapsed() < AWAKE_DEADLINE * 2, "{error}");
     }
 
     #[test]

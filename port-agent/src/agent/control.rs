@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use shared::control::{Answer, HEARD, LINE_MAX, Refusal};
+use shared::control::{AWAKE, Answer, LINE_MAX, Refusal};
 use shared::error::{Fault, Kind};
 use shared::key::Key;
 use shared::nat::Plan;
@@ -22,6 +22,9 @@ use crate::Failure;
 
 /// How long a caller may take to say what it wants, and to take the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Callers at once, most of whom have said nothing yet: each costs a descriptor.
+const CALLERS: usize = 256;
 
 /// Conversations at once: each may hold a line of [`LINE_MAX`] bytes.
 const CONVERSATIONS: usize = 32;
@@ -49,7 +52,8 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     let failed = |error| Failure::Work(format!("cannot listen on {}: {error}", path.display()));
     let listener = listen(&path).map_err(failed)?;
     agent.health.well("control");
-    let free = Arc::new(Semaphore::new(CONVERSATIONS));
+    let free = Arc::new(Semaphore::new(CALLERS));
+    let turns = Arc::new(Semaphore::new(CONVERSATIONS));
     loop {
         let accepted = tokio::select! {
             () = agent.stopped() => return Ok(()),
@@ -60,9 +64,9 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
         };
         match accepted {
             Ok((stream, place)) => {
-                let agent = Arc::clone(&agent);
+                let (agent, turns) = (Arc::clone(&agent), Arc::clone(&turns));
                 tokio::spawn(async move {
-                    converse(&agent, stream).await;
+                    converse(&agent, &turns, stream).await;
                     drop(place);
                 });
             }
@@ -87,8 +91,16 @@ fn listen(path: &Path) -> std::io::Result<UnixListener> {
     UnixListener::from_std(listener)
 }
 
-/// One question, one answer. A caller that goes away has had its answer.
-async fn converse(agent: &Arc<Agent>, mut stream: UnixStream) {
+/// One question, one answer. A caller that goes away has had its answer; one that says nothing takes
+/// nobody's turn.
+async fn converse(agent: &Arc<Agent>, turns: &Semaphore, mut stream: UnixStream) {
+    if !matches!(timeout(PATIENCE, stream.write_all(AWAKE)).await, Ok(Ok(()))) {
+        tracing::debug!("who asked has gone; what it asked is done all the same");
+    }
+    if !matches!(timeout(PATIENCE, stream.readable()).await, Ok(Ok(()))) {
+        return;
+    }
+    let Ok(_turn) = turns.acquire().await else { return };
     let (reader, mut writer) = stream.split();
     let limit = u64::try_from(LINE_MAX).unwrap_or(u64::MAX);
     let mut line = String::new();
@@ -101,9 +113,6 @@ async fn converse(agent: &Arc<Agent>, mut stream: UnixStream) {
             tracing::warn!(%error, "a question cannot be read");
             return;
         }
-    }
-    if !matches!(timeout(PATIENCE, writer.write_all(HEARD)).await, Ok(Ok(()))) {
-        tracing::debug!("who asked has gone; what it asked is done all the same");
     }
     let answer = match answer(agent, &line).await {
         Ok(value) => Answer::Ok(value),

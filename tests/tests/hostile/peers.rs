@@ -230,11 +230,11 @@ fn the_agent_outlives_any_caller_of_its_sockets() {
         stream.write_all(question.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        // It says first that it heard, by an empty line.
+        // It says first that it is awake, by an empty line.
         assert!(answer.trim_start().starts_with("{\"error\":"), "{answer}");
         assert!(answer.ends_with('\n') && answer.len() < 2000, "{answer}");
     }
-    // More than are served at once, and none of them says anything: each goes after five seconds.
+    // More than have a turn at once, and none of them says anything: they take nobody's.
     let idle: Vec<_> = (0..64).map(|_| UnixStream::connect(SOCKET).unwrap()).collect();
     let slow: Vec<_> = (0..8).map(|_| UnixStream::connect(METRICS).unwrap()).collect();
     plugin.add(&web, &conf).success();

@@ -111,11 +111,12 @@ impl<T: Serialize + DeserializeOwned> Store<T> {
         Ok(entries)
     }
 
-    /// Reads an entry. One that does not hold what it should costs itself, no other: it is said
-    /// once, its copy takes its place, and without one it is put aside.
+    /// Reads an entry. One that does not hold what it should, or is a link, costs itself, no other:
+    /// it is said once, its copy takes its place, and without one it is put aside.
     fn read(&self, path: &Path) -> Result<Option<T>, Error> {
         let error = match state::read(path) {
             Err(error @ state::Error::Garbage { .. }) => error,
+            Err(error) if path.is_symlink() => error,
             other => return Ok(other?),
         };
         let text = fs::read(path.with_extension(COPY)).unwrap_or_default();
@@ -179,6 +180,19 @@ mod tests {
         fs::write(file("b.json"), "[").unwrap();
         assert_eq!(store.get("b").unwrap(), None);
         assert_eq!(store.all().unwrap(), [vec![1, 2]]);
+    }
+
+    #[test]
+    fn a_link_costs_itself_alone_and_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(dir.path());
+        let file = |name: &str| dir.path().join("networks").join(name);
+        store.put("a", &vec![1]).unwrap();
+        fs::write(dir.path().join("theirs"), "[7]").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("theirs"), file("b.json")).unwrap();
+        assert_eq!(store.all().unwrap(), [vec![1]]);
+        assert!(file("b.lost").is_symlink());
+        assert_eq!(fs::read_to_string(dir.path().join("theirs")).unwrap(), "[7]");
     }
 
     #[test]

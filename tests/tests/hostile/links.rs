@@ -73,7 +73,9 @@ impl Drop for Planted {
         if link {
             fs::remove_file(&self.path).unwrap();
         }
-        if link && self.aside.exists() {
+        // Put aside by whoever came across it.
+        fs::remove_file(self.path.with_extension("lost")).ok();
+        if !self.path.exists() && self.aside.exists() {
             fs::rename(&self.aside, &self.path).unwrap();
         } else if self.aside.is_dir() {
             fs::remove_dir_all(&self.aside).unwrap();
@@ -219,13 +221,13 @@ fn the_docker_driver_follows_no_link() {
                 assert!(ended.stderr.contains(name.to_str().unwrap()), "{what}: {ended}");
             } else {
                 let driver = host.docker_driver();
-                // dockerd's start writes every pool anew; a pool that is a link is refused by name.
-                driver.call("Plugin.Activate", &serde_json::Value::Null);
-                let answer = driver.call("IpamDriver.RequestPool", &pool("10.78.0.0/24"));
-                if let Some(said) = answer["Err"].as_str() {
-                    let named = said.contains(name.to_str().unwrap());
-                    assert!(named && said.contains("it is a symbolic link"), "{what}: {said}");
-                }
+                // dockerd's start writes every pool anew; one that is a link costs itself alone.
+                driver.ok("Plugin.Activate", &serde_json::Value::Null);
+                let other = driver.ok("IpamDriver.RequestPool", &pool("10.78.0.0/24"));
+                driver.ok(
+                    "IpamDriver.ReleasePool",
+                    &serde_json::json!({ "PoolID": other["PoolID"] }),
+                );
                 driver.stop();
             }
             untouched(&what);

@@ -5,7 +5,8 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use super::wire::{Connection, Decoder, Failure, Message};
+use super::decoder::Decoder;
+use super::wire::{Connection, Failure, Message};
 use super::{Client, Error, PortSpec};
 use crate::error::{chain, sentence};
 use crate::name::IfName;

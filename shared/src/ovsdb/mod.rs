@@ -1,10 +1,13 @@
 //! A small OVSDB client (RFC 7047), synchronous, with a deadline on every wait.
 
+mod bridges;
 mod client;
+pub mod decoder;
 mod endpoint;
 #[cfg(any(test, feature = "laws"))]
 pub(crate) mod laws;
 mod operation;
+mod ports;
 mod rows;
 pub mod vswitchd;
 mod watch;

@@ -18,9 +18,10 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// The largest message taken, in bytes. Every port of a switch with 10 000 of them is about 5 MiB;
-/// what is read of a message takes some twenty times its size in memory, if it is made for that.
-pub const MAX_MESSAGE: usize = 16 << 20;
+use super::decoder::Decoder;
+
+/// Reads in a row before other work has its turn; each takes up to 16 KiB.
+const AT_ONCE: u32 = 8;
 
 /// Why there is no message.
 #[derive(Debug, thiserror::Error)]
@@ -34,81 +35,6 @@ pub enum Failure {
     /// What came, or that nothing more comes, breaks the protocol.
     #[error("{0}")]
     Broken(String),
-}
-
-/// Cuts a byte stream into JSON objects, however it is split. Pure: it does no input itself.
-#[derive(Debug)]
-pub struct Decoder {
-    buffer: Vec<u8>,
-    limit: usize,
-    /// How far `buffer` was looked at; what follows describes the byte at that place.
-    seen: usize,
-    depth: usize,
-    quoted: bool,
-    escaped: bool,
-}
-
-impl Default for Decoder {
-    fn default() -> Self {
-        Self::with_limit(MAX_MESSAGE)
-    }
-}
-
-impl Decoder {
-    /// A decoder that refuses messages of more than `limit` bytes.
-    pub fn with_limit(limit: usize) -> Self {
-        Self { buffer: Vec::new(), limit, seen: 0, depth: 0, quoted: false, escaped: false }
-    }
-
-    /// Takes what the stream brought.
-    pub fn feed(&mut self, bytes: &[u8]) {
-        self.buffer.extend_from_slice(bytes);
-    }
-
-    /// The next whole object, `None` while it is incomplete. After an error the stream cannot be
-    /// used any more: where the next object begins is not known.
-    pub fn next_value(&mut self) -> Result<Option<Value>, Failure> {
-        if self.depth == 0 {
-            let blank = self.buffer.iter().take_while(|b| b.is_ascii_whitespace()).count();
-            self.buffer.drain(..blank);
-            match self.buffer.first() {
-                None => return Ok(None),
-                Some(b'{') => {}
-                Some(other) => {
-                    return Err(Failure::Broken(format!(
-                        "a JSON object was expected, but byte 0x{other:02x} came"
-                    )));
-                }
-            }
-        }
-        // Braces outside strings are enough to find the end of an object; whether it is JSON at
-        // all is the parser's business.
-        while let Some(&byte) = self.buffer.get(self.seen) {
-            self.seen += 1;
-            match byte {
-                _ if self.escaped => self.escaped = false,
-                b'\\' if self.quoted => self.escaped = true,
-                b'"' => self.quoted = !self.quoted,
-                b'{' if !self.quoted => self.depth += 1,
-                b'}' if !self.quoted => self.depth -= 1,
-                _ => {}
-            }
-            if self.depth == 0 {
-                let value = serde_json::from_slice(&self.buffer[..self.seen])
-                    .map_err(|e| Failure::Broken(format!("a message is not JSON: {e}")))?;
-                self.buffer.drain(..self.seen);
-                self.seen = 0;
-                return Ok(Some(value));
-            }
-            if self.seen >= self.limit {
-                return Err(Failure::Broken(format!(
-                    "a message has more than {} bytes",
-                    self.limit
-                )));
-            }
-        }
-        Ok(None)
-    }
 }
 
 /// A JSON-RPC message (RFC 7047 section 4).
@@ -307,9 +233,11 @@ impl Connection {
     }
 
     /// Takes every message that has come, without waiting for more; true if a monitor reported a
-    /// change. An answer to the server's question whether we live goes out before `until`.
+    /// change. An answer to the server's question whether we live goes out before `until`. A server
+    /// that never pauses is left after [`AT_ONCE`], and goes on being readable.
     pub fn changes(&mut self, until: Instant) -> Result<bool, Failure> {
         self.check_alive()?;
+        let mut reads = 0;
         loop {
             match self
                 .decoder
@@ -317,8 +245,9 @@ impl Connection {
                 .and_then(|value| value.map(Message::from_value).transpose())
             {
                 Ok(Some(message)) => self.take(message, until)?,
+                Ok(None) if reads == AT_ONCE => return Ok(std::mem::take(&mut self.changed)),
                 Ok(None) => match self.read_at_once() {
-                    Ok(true) => {}
+                    Ok(true) => reads += 1,
                     Ok(false) => return Ok(std::mem::take(&mut self.changed)),
                     Err(failure) => return Err(self.die(failure)),
                 },
@@ -423,90 +352,7 @@ fn is_retried(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    fn drain(decoder: &mut Decoder) -> Vec<Value> {
-        let mut values = Vec::new();
-        while let Some(value) = decoder.next_value().unwrap() {
-            values.push(value);
-        }
-        values
-    }
-
-    fn json_value() -> impl Strategy<Value = Value> {
-        let leaf = prop_oneof![
-            Just(Value::Null),
-            any::<bool>().prop_map(Value::from),
-            any::<i64>().prop_map(Value::from),
-            any::<String>().prop_map(Value::from),
-            "[{}\"\\\\\\[\\]]{0,8}".prop_map(Value::from),
-        ];
-        leaf.prop_recursive(3, 24, 5, |inner| {
-            prop_oneof![
-                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
-                prop::collection::btree_map(any::<String>(), inner, 0..5)
-                    .prop_map(|m| Value::Object(m.into_iter().collect())),
-            ]
-        })
-    }
-
-    fn messages() -> impl Strategy<Value = Vec<Value>> {
-        prop::collection::vec(
-            prop::collection::btree_map(any::<String>(), json_value(), 0..5)
-                .prop_map(|m| Value::Object(m.into_iter().collect())),
-            0..4,
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn every_split_gives_the_same_messages(messages in messages()) {
-            let text: String = messages.iter().map(|m| format!("{m}\n ")).collect();
-            let bytes = text.trim_end().as_bytes();
-            for at in 0..=bytes.len() {
-                let mut decoder = Decoder::default();
-                let mut got = Vec::new();
-                for part in [&bytes[..at], &bytes[at..]] {
-                    decoder.feed(part);
-                    got.extend(drain(&mut decoder));
-                }
-                prop_assert_eq!(&got, &messages);
-            }
-            let mut decoder = Decoder::default();
-            let mut got = Vec::new();
-            for byte in bytes {
-                decoder.feed(&[*byte]);
-                got.extend(drain(&mut decoder));
-            }
-            prop_assert_eq!(&got, &messages);
-        }
-
-        #[test]
-        fn noise_ends_in_an_error_or_in_objects(noise in prop::collection::vec(any::<u8>(), 0..200)) {
-            let mut decoder = Decoder::with_limit(100);
-            decoder.feed(&noise);
-            while let Ok(Some(value)) = decoder.next_value() {
-                prop_assert!(value.is_object());
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_no_object_or_too_large_is_refused() {
-        for (text, said) in [
-            ("[1]", "0x5b"),
-            ("{\"a\":[}", "not JSON"),
-            ("} {", "0x7d"),
-            ("{\"a\":\"0123456789012345678901234567890123456789\"}", "more than 40 bytes"),
-        ] {
-            let mut decoder = Decoder::with_limit(40);
-            decoder.feed(text.as_bytes());
-            let error = decoder.next_value().unwrap_err().to_string();
-            assert!(error.contains(said), "{text}: {error}");
-        }
-    }
 
     #[test]
     fn a_message_is_a_request_or_a_reply() {
@@ -552,8 +398,18 @@ mod tests {
         let count = server.read(&mut bytes).unwrap();
         let mut decoder = Decoder::default();
         decoder.feed(&bytes[..count]);
-        let sent = drain(&mut decoder);
+        let sent: Vec<_> = std::iter::from_fn(|| decoder.next_value().unwrap()).collect();
         assert_eq!(sent[2], json!({"id": "echo", "result": [7], "error": null}));
+    }
+
+    #[test]
+    fn a_server_that_never_pauses_is_left_after_a_while() {
+        let (mut connection, mut server) = pair();
+        let news = b"{\"id\":null,\"method\":\"update\",\"params\":[]}".repeat(100);
+        server.set_nonblocking(true).unwrap();
+        while server.write_all(&news).is_ok() {}
+        assert!(connection.changes(soon()).unwrap());
+        assert!(connection.changes(soon()).unwrap(), "all of it was taken at once");
     }
 
     #[test]

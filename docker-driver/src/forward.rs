@@ -6,15 +6,18 @@ use std::time::{Duration, Instant};
 
 use shared::control;
 use shared::error::sentence;
-use shared::nat::{self, Watch};
+use shared::nat::{self, Shape, Watch};
 
 use crate::driver::Driver;
 
 /// Who writes rules writes many.
 const STORM: Duration = Duration::from_millis(30);
 
-/// Between two looks when nothing is heard: legacy iptables says nothing.
+/// Between two looks when nothing is heard.
 const PATROL: Duration = Duration::from_secs(30);
+
+/// Between two looks at the tables of legacy iptables, where there are any: of them nothing is heard.
+const LEGACY: Duration = Duration::from_secs(5);
 
 /// After a failure.
 const RETRY: Duration = Duration::from_secs(5);
@@ -33,16 +36,20 @@ fn follow(driver: &Driver) -> Result<(), nat::Error> {
     let mut watch = Watch::open()?;
     // Whatever was done while nobody listened.
     let mut due = Instant::now();
+    let mut legacy = Shape::now();
     loop {
-        if watch.wait(due.saturating_duration_since(Instant::now()))?.forward {
+        let left = due.saturating_duration_since(Instant::now());
+        let heard = watch.wait(if legacy.is_empty() { left } else { left.min(LEGACY) })?;
+        if heard.forward {
             thread::sleep(STORM);
             watch.drain()?;
-        } else if Instant::now() < due {
+        } else if Instant::now() < due && (legacy.is_empty() || legacy == Shape::now()) {
             continue;
         }
         if driver.forwards() && !control::is_served(&driver.state()) {
             driver.pass_forward();
         }
+        legacy = Shape::now();
         due = Instant::now() + PATROL;
     }
 }

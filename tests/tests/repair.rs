@@ -178,3 +178,28 @@ fn an_erased_database() {
     house.host.switch().start_vswitchd();
     house.assert_repaired("an erased conf.db and a killed ovs-vswitchd", &before);
 }
+
+/// Nothing in the kernel says that a table of legacy iptables was changed.
+#[test]
+fn a_flushed_rule_of_legacy_iptables() {
+    let host = Host::new();
+    for program in ["iptables-legacy", "ip6tables-legacy"] {
+        host.sh(&format!("{program} -P FORWARD DROP"));
+    }
+    let agent = Daemon::start("ovs-port-agent", host.port_agent().command("run"));
+    agent.ready(REPAIRED, || agent.log().contains("the host is up"));
+    let passes = |program: &str| {
+        let saved = host.sh(&format!("{program}-save -t filter"));
+        saved.contains("-A FORWARD") && saved.contains("--comment ovs-agent")
+    };
+    for program in ["iptables-legacy", "ip6tables-legacy"] {
+        assert!(passes(program), "{program}");
+        for _ in 0..2 {
+            host.sh(&format!("{program} -F FORWARD"));
+            let since = Instant::now();
+            poll(&format!("{program} passes again"), REPAIRED, || passes(program).then_some(()));
+            println!("{program}: back in {:.1} s", since.elapsed().as_secs_f32());
+        }
+    }
+    agent.terminate(PATIENCE);
+}

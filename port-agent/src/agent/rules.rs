@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use shared::error::sentence;
-use shared::nat::{self, Watch, Writer};
+use shared::nat::{self, Shape, Watch, Writer};
 use shared::network::{self, host};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -22,6 +22,9 @@ const STORM: Duration = Duration::from_millis(30);
 /// Between two looks when nothing was heard, or when something could not be put back.
 const PATROL: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Between two looks at the tables of legacy iptables, where there are any: of them nothing is heard.
+const LEGACY: Duration = Duration::from_secs(5);
 
 /// The writer of our table.
 #[derive(Debug)]
@@ -49,6 +52,7 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     // Whatever was done while nobody listened.
     let mut due = Instant::now();
     let mut tagged = true;
+    let mut legacy = Shape::now();
     while !agent.stopping() {
         tokio::select! {
             heard = readable(watch.as_fd()) => {
@@ -61,17 +65,26 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                 heard.forward |= watch.drain().map_err(Failure::new)?.forward;
                 tagged |= heard.forward;
             }
+            () = sleep(LEGACY), if !legacy.is_empty() => {
+                if !tagged && legacy == Shape::now() {
+                    continue;
+                }
+                tagged = true;
+            }
             () = sleep_until(due) => {}
             () = agent.stopped() => return Ok(()),
         }
         let elsewhere = tagged;
+        let before = Shape::now();
         match agent.work(move |agent| put_back(agent, elsewhere)).await? {
             Ok(changed) => {
                 if changed {
                     tracing::warn!("rules of ours were taken out of nftables; they are back");
                 }
                 agent.health.well(PART);
-                tagged = false;
+                legacy = Shape::now();
+                // Who flushed it just now was not heard.
+                tagged = !legacy.is_empty() && (changed || legacy != before);
                 due = Instant::now() + PATROL;
             }
             Err(error) => {

@@ -2,6 +2,7 @@
 //! policy routes of named uplinks, per-interface forwarding, and the one tagged rule elsewhere.
 
 pub mod forwarding;
+mod legacy;
 pub mod nft;
 pub mod ports;
 pub mod routing;
@@ -22,6 +23,7 @@ use crate::link::{self, InstalledRoute, Netlink, Rule};
 use crate::name::IfName;
 use crate::state::{self, State};
 
+pub use legacy::Shape;
 pub use table::{Missing, Plan};
 pub use watch::{News, Watch};
 pub use writer::Writer;

@@ -5,12 +5,12 @@
 //! accepts the packets our forward chain has marked. iptables writes it: a table written by
 //! anything else becomes unreadable for it.
 
-use std::fs;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::legacy;
 use super::nft::{self, Family, Socket};
 use super::table::MARK;
 use crate::error::{Fault, Kind};
@@ -191,17 +191,12 @@ impl Backend {
 fn backends() -> Result<Vec<Backend>, Error> {
     let mut found = Vec::new();
     let mut socket = Socket::open().map_err(|source| Error::Look { source })?;
-    for (family, names) in [
-        (Family::Ip, "/proc/thread-self/net/ip_tables_names"),
-        (Family::Ip6, "/proc/thread-self/net/ip6_tables_names"),
-    ] {
+    for family in [Family::Ip, Family::Ip6] {
         let chain = socket.has_chain(family, "filter", FORWARD);
         if chain.map_err(|source| Error::Look { source })? {
             found.push(Backend { family, legacy: false });
         }
-        // The file is missing where the module is.
-        let names = fs::read_to_string(names).unwrap_or_default();
-        if names.lines().any(|name| name == "filter") {
+        if legacy::exists(family) {
             found.push(Backend { family, legacy: true });
         }
     }

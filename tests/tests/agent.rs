@@ -39,6 +39,32 @@ fn add(host: &Host, name: &str) -> Container {
     container
 }
 
+/// DEL ends while the agent still waits for the kernel; what comes at once after it finds nothing.
+#[test]
+fn a_container_that_comes_back_at_once_has_its_network() {
+    let host = Host::new();
+    let _agent = start(&host);
+    let peer = add(&host, "peer");
+    let _server = peer.echo_server();
+    let address = peer.ip("-o -4 address show dev eth0");
+    let address = address.split_whitespace().nth(3).unwrap().split('/').next().unwrap();
+    let web = host.container("web");
+    for round in 0..20 {
+        let result = host.plugin().add(&web, &lab()).success();
+        let port = result["interfaces"][0]["name"].as_str().unwrap();
+        let listed = || fs::exists(format!("/sys/class/net/{port}")).unwrap();
+        web.tcp_echo(address.parse().unwrap(), 50_000)
+            .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert!(listed(), "{result}");
+        host.plugin().del(&web, &lab()).success();
+        assert!(!listed(), "round {round}");
+        if round % 2 == 0 {
+            assert!(!host.try_sh(&format!("ip link show {port}")).ok(), "round {round}");
+            assert!(!web.ip("-o link").contains("eth0"), "round {round}");
+        }
+    }
+}
+
 #[test]
 fn without_an_agent_the_block_is_written_by_each_call() {
     let host = Host::new();

@@ -2,10 +2,14 @@
 //! and everything of others is as it was.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rig::lab::key;
 use rig::{Container, Lab, assert_same};
+use serde_json::Value;
 use shared::attachment::{Engine, Error, Record};
 use shared::config::Config;
 
@@ -306,4 +310,37 @@ fn a_failed_add_leaves_the_interface_of_another_network_alone() {
     lab.check(&record).unwrap();
     lab.detach("web");
     assert_eq!(lab.traces(), [""; 0]);
+}
+
+/// Somebody in the agent's place, who takes one question and says `answer`; returns the question.
+fn in_the_agents_place(answer: &'static str) -> JoinHandle<String> {
+    let listener = UnixListener::bind("/run/ovs-port-agent/control.sock").unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut question = String::new();
+        BufReader::new(stream.try_clone().unwrap()).read_line(&mut question).unwrap();
+        stream.write_all(answer.as_bytes()).unwrap();
+        // Silent until the other side gives up.
+        drop(stream.read(&mut [0]));
+        question
+    })
+}
+
+#[test]
+fn an_agent_that_says_it_is_gone_is_not_taken_at_its_word() {
+    let (lab, web) = lab();
+    for answer in ["\n{\"ok\":true}\n", "\n{\"ok\":false}\n", "\n", "nonsense\n", ""] {
+        let record = lab.attach(&web);
+        let index = fs::read_to_string(format!("/sys/class/net/{}/ifindex", record.port)).unwrap();
+        let agent = in_the_agents_place(answer);
+        let begin = Instant::now();
+        lab.engine.detach(&record.key).unwrap();
+        assert!(begin.elapsed() < PATIENCE, "{answer:?}");
+        assert_eq!(lab.traces(), [""; 0], "{answer:?}");
+        let question: Value = serde_json::from_str(&agent.join().unwrap()).unwrap();
+        let asked = &question["unlink"];
+        assert_eq!(asked["name"], record.port.as_str(), "{question}");
+        assert_eq!(asked["index"].to_string(), index.trim(), "{question}");
+        fs::remove_file("/run/ovs-port-agent/control.sock").unwrap();
+    }
 }

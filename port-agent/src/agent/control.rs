@@ -11,7 +11,7 @@ use shared::control::{AWAKE, Answer, LINE_MAX, Refusal};
 use shared::error::{Fault, Kind};
 use shared::key::Key;
 use shared::nat::Plan;
-use shared::{publish, socket};
+use shared::{link, publish, socket};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
@@ -44,6 +44,8 @@ enum Request {
     Ports(()),
     /// Our nftables table as planned, or no more.
     Table(Option<Plan>),
+    /// A link is to go.
+    Unlink(link::Unlink),
 }
 
 /// Serves until the agent stops.
@@ -135,6 +137,7 @@ async fn answer(agent: &Arc<Agent>, line: &str) -> Result<Value, Refusal> {
         Request::Publish(request) => value(agent.publisher.publish(agent, request).await),
         Request::Withdraw(key) => value(agent.publisher.withdraw(agent, key).await),
         Request::Ports(()) => Ok(json(&agent.publisher.list().await)),
+        Request::Unlink(unlink) => value(agent.call(move |_| unlink.run()).await),
         Request::Table(plan) => value(
             agent
                 .call(move |agent| {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::detach::{Unplugged, delete_host_end};
+use super::detach::Unplugged;
 use super::freed::Freed;
 use super::pace::Pace;
 use super::record::{Held, Key, PortExtras, Record};
@@ -141,7 +141,7 @@ impl Engine {
     /// lost.
     fn give_back(&self, key: &Key) -> Result<(), Error> {
         if let Some(record) = self.record(key)? {
-            delete_host_end(&record.port, record.host_mac)?;
+            self.delete_host_end(&record.port, record.host_mac)?;
         }
         self.release(key, None)?;
         self.forget(key, &Unplugged::NOTHING)

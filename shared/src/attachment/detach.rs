@@ -8,14 +8,18 @@ use super::freed::Freed;
 use super::ports::Withdrawn;
 use super::record::{Key, Record};
 use super::{Engine, Error, owner};
+use crate::control;
 use crate::error::sentence;
 use crate::ledger::Action;
-use crate::link::{HOST_END_GROUP, Link, Netlink};
+use crate::link::{self, HOST_END_GROUP, Link, Netlink, Unlink};
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::Netns;
 use crate::ovsdb::{Client, Generation};
 use crate::state;
+
+/// How long an agent may take to put a host end out of sight; later we remove it ourselves.
+const UNLINK_DEADLINE: Duration = Duration::from_millis(250);
 
 /// What was there of an attachment.
 #[derive(Debug, Clone, Copy)]
@@ -116,7 +120,7 @@ impl Engine {
         }
         let mut deleted = false;
         for (name, mac) in &names {
-            match delete_host_end(name, *mac) {
+            match self.delete_host_end(name, *mac) {
                 Ok(found) => deleted |= found,
                 Err(error) => {
                     gone = false;
@@ -194,21 +198,26 @@ impl Engine {
             _ => Ok(pools.release_all(&owner)?.len()),
         }
     }
-}
 
-/// Deletes the host end, and with it its peer, wherever a rename took it, if it is provably the
-/// one we made: a veth in our group with the MAC derived from attachment and name.
-pub(super) fn delete_host_end(name: &IfName, mac: Mac) -> Result<bool, Error> {
-    let ours =
-        |link: &Link| link.kind == "veth" && link.group == HOST_END_GROUP && link.mac == Some(mac);
-    let mut netlink = Netlink::open()?;
-    let found = match netlink.link(name)?.filter(ours) {
-        Some(link) => Some(link),
-        None => netlink.links()?.into_iter().find(ours),
-    };
-    match found {
-        Some(link) => Ok(netlink.delete_link(link.index)?),
-        None => Ok(false),
+    /// Deletes the host end, and with it its peer, wherever a rename took it, if it is provably the
+    /// one we made: a veth in our group with the MAC derived from attachment and name.
+    pub(super) fn delete_host_end(&self, name: &IfName, mac: Mac) -> Result<bool, Error> {
+        let ours = |link: &Link| {
+            link.kind == "veth" && link.group == HOST_END_GROUP && link.mac == Some(mac)
+        };
+        let mut netlink = Netlink::open()?;
+        let found = match netlink.link(name)?.filter(ours) {
+            Some(link) => Some(link),
+            None => netlink.links()?.into_iter().find(ours),
+        };
+        let Some(Link { name, index, .. }) = found else { return Ok(false) };
+        // An agent waits in our place until the kernel is done with it.
+        let unlink = Unlink { name, index, mac };
+        let asked = control::ask(&self.state(), "unlink", &unlink, UNLINK_DEADLINE);
+        if !asked.unwrap_or(false) || link::exists(&unlink.name)? {
+            netlink.delete_link(index)?;
+        }
+        Ok(true)
     }
 }
 

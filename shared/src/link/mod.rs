@@ -18,6 +18,7 @@ mod rule;
 pub mod saved;
 mod socket;
 pub mod sysctl;
+mod unlink;
 mod veth;
 mod watch;
 
@@ -29,6 +30,7 @@ pub use ioctl::{exists, mtu};
 pub use route::{InstalledRoute, Route};
 pub use rule::Rule;
 pub use socket::Netlink;
+pub use unlink::Unlink;
 pub use veth::Veth;
 pub use watch::Watch;
 

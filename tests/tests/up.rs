@@ -315,3 +315,25 @@ fn down_goes_as_far_as_it_can_say_and_is_finished_later() {
         before.difference(&picture(host)).is_empty().then_some(())
     });
 }
+
+/// A lookup that failed was taken for an interface that is gone, and its forwarding switched off.
+#[test]
+fn an_interface_that_cannot_be_looked_up_goes_on_forwarding() {
+    let Laptop { host, .. } = &laptop();
+    let agent = host.port_agent();
+    agent.run("up");
+    let forwarding = || {
+        host.sh("cat /proc/sys/net/ipv4/conf/ovsbr1/forwarding /proc/sys/net/ipv4/conf/wlp4s0/forwarding")
+    };
+    assert_eq!(forwarding().split_whitespace().collect::<Vec<_>>(), ["1", "1"]);
+    let mut refused = 0;
+    for number in 1..=12 {
+        let strace =
+            format!("strace -f -qq -o /dev/null -e inject=ioctl:error=EMFILE:when={number}");
+        let ended = host.try_sh(&format!("{strace} {} up", agent.path().display()));
+        refused += usize::from(!ended.ok());
+        assert_eq!(forwarding().split_whitespace().collect::<Vec<_>>(), ["1", "1"], "{ended}");
+    }
+    assert!(refused > 0, "no lookup failed");
+    agent.run("up");
+}

@@ -27,10 +27,9 @@ pub struct Unlink {
 
 impl Unlink {
     /// Removes it, and returns once it is down and nobody finds it any more; false if this
-    /// namespace has no such host end. The kernel then waits some 20 ms for those who had found it before
-    /// (`unregister_netdevice_many` in net/core/dev.c: closed, unlisted, two grace periods of RCU).
-    /// A thread of this process sees to that; whoever makes a link meanwhile waits for it in the
-    /// kernel.
+    /// namespace has no such host end. The call itself ends some 20 ms later, without the kernel's
+    /// lock: it waits until whoever had found the link before has let go of it (`rcu_barrier` in
+    /// `netdev_run_todo`, net/core/dev.c). A thread of this process stays for that.
     pub fn run(&self) -> Result<bool, Error> {
         let mut netlink = Netlink::open()?;
         let Some(link) = netlink.link(&self.name)?.filter(|link| self.is(link)) else {

@@ -114,10 +114,11 @@ impl Bench {
         self.rest();
     }
 
-    /// Lets ovs-vswitchd finish what the last act has caused.
+    /// Lets ovs-vswitchd finish what the last act has caused, and the agent look at it: it does so
+    /// once nothing has changed for `debounce_ms`, 500.
     fn rest(&self) {
         let ports = u64::try_from(self.attached).expect("few ports");
-        thread::sleep(Duration::from_micros(60_000 + 700 * ports));
+        thread::sleep(Duration::from_micros(700_000 + 800 * ports));
     }
 
     fn measure(&mut self, rounds: usize) -> [f64; 6] {
@@ -127,17 +128,16 @@ impl Bench {
             let name = format!("c{}", self.acts);
             let container = self.host.container(&name);
             let netns = container.path().display().to_string();
-            let mut note = |act: usize, took: Duration| {
-                times[act].push(took);
-                self.rest();
-            };
             self.rest();
-            note(0, self.plugin("ADD", &name, &netns, "eth0"));
-            note(2, self.plugin("CHECK", &name, &netns, "eth0"));
-            note(4, self.port_agent(&["status"]));
-            note(5, self.port_agent(&["gc", "--dry-run"]));
-            note(3, self.plugin("DEL", &name, &netns, "eth0"));
-            note(1, self.floor(&netns));
+            times[0].push(self.plugin("ADD", &name, &netns, "eth0"));
+            self.rest();
+            // These change nothing.
+            times[2].push(self.plugin("CHECK", &name, &netns, "eth0"));
+            times[4].push(self.port_agent(&["status"]));
+            times[5].push(self.port_agent(&["gc", "--dry-run"]));
+            times[3].push(self.plugin("DEL", &name, &netns, "eth0"));
+            self.rest();
+            times[1].push(self.floor(&netns));
             let port = format!("f{}", self.acts);
             self.run(Command::new(beside("attach-floor")).args(["del", &port, "ovsbr1", SOCKET]));
             container.remove();

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use rig::{Frame, Host, Switch};
+use rig::{Frame, Host, Lab, Switch};
+use shared::attachment::Picture;
 use shared::name::IfName;
 use shared::ovsdb::vswitchd::Vswitchd;
-use shared::ovsdb::{Bridge, Client, Endpoint, Error, Generation, PortSpec, Uuid};
+use shared::ovsdb::{Bridge, Client, Endpoint, Error, Generation, PortSpec, Uuid, Watch};
 use shared::vlan::{PortVlan, VlanId, VlanMode};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -375,4 +376,66 @@ fn the_datapath_tells_whether_a_frame_of_a_port_arrived() {
         assert_eq!((row.ofport, row.error), (opened.into(), None));
         assert_eq!(packets(), before);
     }
+}
+
+/// Whatever changes, and however much at once, what a watch was told is what a look finds.
+#[test]
+fn a_watch_knows_what_a_look_finds() {
+    let lab = Lab::new();
+    let (web, db) = (lab.host.container("web"), lab.host.container("db"));
+    lab.attach(&web);
+    let mut watch = Watch::open(&Switch::SOCKET.parse().unwrap()).unwrap();
+    let mut same = |what: &str| {
+        let found = lab.engine.picture().unwrap();
+        rig::poll(what, SECOND * 10, || {
+            watch.drain().unwrap();
+            (Picture::of(&watch) == found).then_some(())
+        });
+        found
+    };
+    assert_eq!(same("at first").ports.len(), 1);
+    lab.attach(&db);
+    assert_eq!(same("one more").ports.len(), 2);
+    let vsctl = |args: &str| drop(lab.host.sh(&format!("ovs-vsctl --no-wait {args}")));
+    let ours = "external_ids='{owner=ovs-agent,ovs-agent-network=n,ovs-agent-container=c,\
+                ovs-agent-ifname=eth0}'";
+    for (what, change) in [
+        ("a tag", "set Port veth-web-eth0 tag=7 vlan_mode=access".to_owned()),
+        ("trunks", "set Port veth-web-eth0 tag=[] vlan_mode=trunk trunks=3,5".to_owned()),
+        (
+            "no VLAN columns",
+            "clear Port veth-web-eth0 tag -- clear Port veth-web-eth0 trunks -- \
+          clear Port veth-web-eth0 vlan_mode"
+                .to_owned(),
+        ),
+        ("another owner", "set Port veth-web-eth0 external_ids:owner=somebody".to_owned()),
+        ("a bridge", "add-br br9".to_owned()),
+        ("a name that is none of the system's", "add-port br9 patch-br-int-to-br-ex".to_owned()),
+        ("a port by hand", format!("add-port br9 p0 tag=3 -- set Port p0 {ours}")),
+        (
+            "another bridge",
+            "-- --id=@p get Port p0 -- remove Bridge br9 ports @p -- \
+          add Bridge ovsbr1 ports @p"
+                .to_owned(),
+        ),
+        ("a bridge gone with its ports", "del-br br9".to_owned()),
+        ("a port gone", "del-port p0".to_owned()),
+    ] {
+        vsctl(&change);
+        same(what);
+    }
+    // More than is read in a row.
+    for tens in 0..20 {
+        let ports = (0..50).map(|n| {
+            format!("-- add-port ovsbr1 s{tens}-{n} tag=5 -- set Port s{tens}-{n} {ours}")
+        });
+        vsctl(&ports.collect::<Vec<_>>().join(" "));
+    }
+    assert_eq!(same("a storm").ports.len(), 1001);
+    lab.host.switch().erase_database();
+    assert!(
+        rig::poll("the end is heard", SECOND * 10, || watch.drain().err())
+            .to_string()
+            .contains("broke")
+    );
 }

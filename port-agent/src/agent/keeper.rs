@@ -121,7 +121,8 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
             heard_of(&mut kernel);
         }
         let begun = Instant::now();
-        match agent.work(move |agent| tend(agent, due)).await? {
+        let now = switch.as_ref().filter(|_| due == Due::Switch).map(Picture::of);
+        match agent.work(move |agent| tend(agent, due, now)).await? {
             Ok(()) => agent.health.well(PART),
             Err(Trouble::Host(why)) => agent.health.trouble(PART, why),
             Err(Trouble::Anew(failure)) => return Err(failure),
@@ -196,8 +197,9 @@ enum Trouble {
     Anew(Failure),
 }
 
-/// Puts right what is to be put right, and shows the switch as it is then.
-fn tend(agent: &Agent, due: Due) -> Result<(), Trouble> {
+/// Puts right what is to be put right, and shows the switch as it is then. `now` is the switch where
+/// that is what has changed.
+fn tend(agent: &Agent, due: Due, now: Option<Picture>) -> Result<(), Trouble> {
     let engine = &agent.engine;
     if matches!(due, Due::Host | Due::All) && uplink::is_outdated(engine, agent.config.as_deref()) {
         tracing::info!("an uplink was moved: beginning anew with the configuration as it is");
@@ -207,7 +209,7 @@ fn tend(agent: &Agent, due: Due) -> Result<(), Trouble> {
     let known = agent.picture.borrow().clone();
     match (due, known) {
         (Due::Switch, Some(known)) => {
-            let now = look(engine)?;
+            let now = now.map_or_else(|| look(engine), Ok)?;
             let lost = lost(&known, &now);
             // A bridge takes its ports along.
             let whole = known.bridges.is_subset(&now.bridges);

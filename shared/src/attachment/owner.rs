@@ -64,19 +64,24 @@ pub fn ours() -> BTreeMap<String, String> {
 
 /// Which attachment a port of ours belongs to; `None` for a foreign one or a gateway.
 pub fn key_of(port: &Port) -> Option<Key> {
-    if port.external_ids.get("owner")? != OWNER {
+    key_in(&port.external_ids)
+}
+
+/// The same of a port's `external_ids`.
+pub(super) fn key_in(ids: &BTreeMap<String, String>) -> Option<Key> {
+    if ids.get("owner")? != OWNER {
         return None;
     }
     Some(Key {
-        network: port.external_ids.get(NETWORK)?.clone(),
-        container: port.external_ids.get(CONTAINER)?.clone(),
-        ifname: port.external_ids.get(IFNAME)?.parse().ok()?,
+        network: ids.get(NETWORK)?.clone(),
+        container: ids.get(CONTAINER)?.clone(),
+        ifname: ids.get(IFNAME)?.parse().ok()?,
     })
 }
 
-/// Whether somebody else made the interface of a port of ours.
-pub(super) fn is_adopted(port: &Port) -> bool {
-    port.external_ids.contains_key(ADOPTED)
+/// Whether somebody else made the interface of a port of ours, by its `external_ids`.
+pub(super) fn is_adopted(ids: &BTreeMap<String, String>) -> bool {
+    ids.contains_key(ADOPTED)
 }
 
 /// The front end and the program behind it that made a port of ours.

@@ -10,7 +10,7 @@ use crate::interfaces::{self, BridgeStanza, PortStanza};
 use crate::lock::{self, Lock};
 use crate::name::IfName;
 use crate::network;
-use crate::ovsdb::{Client, Port};
+use crate::ovsdb::{Client, Port, Watch};
 use crate::state::State;
 use crate::vlan::PortVlan;
 
@@ -42,6 +42,19 @@ pub struct Picture {
     pub bridges: BTreeSet<IfName>,
     /// The ports of ours, by name.
     pub ports: BTreeMap<IfName, PluggedPort>,
+}
+
+impl Picture {
+    /// The switch as `watch` was told of it.
+    pub fn of(watch: &Watch) -> Self {
+        let ports = watch
+            .ports()
+            .filter_map(|port| plugged(port.name, port.bridge?, port.vlan?, &port.external_ids));
+        Self {
+            bridges: watch.bridges().cloned().collect(),
+            ports: ports.map(|port| (port.port.clone(), port)).collect(),
+        }
+    }
 }
 
 impl Engine {
@@ -152,6 +165,15 @@ impl Engine {
 }
 
 fn plugged_port(port: Port) -> Option<PluggedPort> {
-    let (key, adopted) = (owner::key_of(&port)?, owner::is_adopted(&port));
-    Some(PluggedPort { port: port.name, bridge: port.bridge?, vlan: port.vlan?, key, adopted })
+    plugged(port.name, port.bridge?, port.vlan?, &port.external_ids)
+}
+
+fn plugged(
+    port: IfName,
+    bridge: IfName,
+    vlan: PortVlan,
+    ids: &BTreeMap<String, String>,
+) -> Option<PluggedPort> {
+    let (key, adopted) = (owner::key_in(ids)?, owner::is_adopted(ids));
+    Some(PluggedPort { port, bridge, vlan, key, adopted })
 }

@@ -82,14 +82,18 @@ impl Client {
     }
 
     /// Asks to be told of every change to bridges and to the VLANs and owners of ports (RFC 7047
-    /// section 4.1.5); [`Self::changed`] says whether there was one.
-    pub(super) fn watch(&mut self) -> Result<(), Error> {
+    /// section 4.1.5); returns them as they are (`<table-updates>`), and [`Self::updates`] what
+    /// follows.
+    pub(super) fn watch(&mut self) -> Result<Value, Error> {
         let tables = json!({
             "Bridge": { "columns": ["name", "ports"] },
             "Port": { "columns": ["name", "vlan_mode", "tag", "trunks", "external_ids"] },
         });
         match self.call("monitor", &json!([DATABASE, null, tables]), self.deadline)? {
-            Ok(_) => Ok(()),
+            Ok(rows) => {
+                self.connection.listen();
+                Ok(rows)
+            }
             Err(error) => Err(Error::Refused {
                 action: "watch bridges and ports".to_owned(),
                 error: shown(&error.to_string()),
@@ -98,10 +102,10 @@ impl Client {
         }
     }
 
-    /// Takes what has come, without waiting; true if something watched has changed.
-    pub(super) fn changed(&mut self) -> Result<bool, Error> {
+    /// Takes what has come, without waiting: what has changed of that which is watched.
+    pub(super) fn updates(&mut self) -> Result<Vec<Value>, Error> {
         let until = Instant::now() + self.deadline;
-        self.connection.changes(until).map_err(|failure| self.failed(failure, self.deadline))
+        self.connection.updates(until).map_err(|failure| self.failed(failure, self.deadline))
     }
 
     /// Makes the one row of the root table if there is none: a database made anew is empty, and

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::decoder::Decoder;
+use super::mirror::Mirror;
 use super::wire::{Connection, Failure, Message};
 use super::{Client, Error, PortSpec};
 use crate::error::{chain, sentence};
@@ -84,7 +85,15 @@ fn answered(stream: &[u8]) {
         |client, name, spec| client.add_port(name, spec).map(drop),
         |client, _, spec| client.wait_open(&spec.name, DEADLINE).map(drop),
         |client, _, _| client.delete_ports(&[]).map(drop),
-        |client, _, _| client.watch().and_then(|()| client.changed().map(drop)),
+        |client, _, _| {
+            let mut mirror = Mirror::default();
+            let first = client.watch()?;
+            client.read(mirror.take(&first))?;
+            for update in client.updates()? {
+                client.read(mirror.take(&update))?;
+            }
+            Ok(())
+        },
     ];
     for call in calls {
         let Ok((ours, mut theirs)) = UnixStream::pair() else { panic!("no socket pair") };

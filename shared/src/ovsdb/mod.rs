@@ -6,6 +6,7 @@ pub mod decoder;
 mod endpoint;
 #[cfg(any(test, feature = "laws"))]
 pub(crate) mod laws;
+mod mirror;
 mod operation;
 mod ports;
 mod rows;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 pub use client::{Client, Sent};
 pub use endpoint::{DEFAULT_SOCKET, Endpoint, EndpointError};
+pub use mirror::WatchedPort;
 pub use rows::{Bridge, BridgeView, Generation, Port, PortSpec, Uuid};
 pub use watch::Watch;
 

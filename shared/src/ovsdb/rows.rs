@@ -248,7 +248,7 @@ impl<'a> Row<'a> {
         }))
     }
 
-    fn vlan(self) -> Result<Option<PortVlan>, BadColumn> {
+    pub(super) fn vlan(self) -> Result<Option<PortVlan>, BadColumn> {
         let vlan_id = |v: &Value| VlanId::try_from(v.as_u64()?).ok();
         let tag = self.optional("tag", "a VLAN id", vlan_id)?;
         let trunks: BTreeSet<_> = self.set("trunks", "VLAN ids", vlan_id)?.into_iter().collect();

@@ -122,8 +122,8 @@ pub struct Connection {
     /// Requests whose answer somebody will still ask for.
     open: BTreeSet<u64>,
     answers: BTreeMap<u64, Result<Value, Value>>,
-    /// Whether a monitor reported a change that nobody asked about yet.
-    changed: bool,
+    /// What a monitor said that nobody asked about yet; `None` until there is a monitor.
+    updates: Option<Vec<Value>>,
     /// Why nothing more can be sent or received.
     dead: Option<String>,
 }
@@ -169,7 +169,7 @@ impl Connection {
             last_id: 0,
             open: BTreeSet::new(),
             answers: BTreeMap::new(),
-            changed: false,
+            updates: None,
             dead: None,
         }
     }
@@ -226,16 +226,28 @@ impl Connection {
             Message::Request { id, method, params } if method == "echo" && !id.is_null() => {
                 self.write(&json!({ "id": id, "result": params, "error": null }), until)?;
             }
-            // RFC 7047 section 4.1.6.
-            Message::Request { method, .. } => self.changed |= method == "update",
+            // RFC 7047 section 4.1.6: the monitor's name, and what has changed.
+            Message::Request { method, params: Value::Array(mut params), .. }
+                if method == "update" =>
+            {
+                if let (Some(updates), Some(update)) = (&mut self.updates, params.pop()) {
+                    updates.push(update);
+                }
+            }
+            Message::Request { .. } => {}
         }
         Ok(())
     }
 
-    /// Takes every message that has come, without waiting for more; true if a monitor reported a
-    /// change. An answer to the server's question whether we live goes out before `until`. A server
-    /// that never pauses is left after [`AT_ONCE`], and goes on being readable.
-    pub fn changes(&mut self, until: Instant) -> Result<bool, Failure> {
+    /// Keeps what a monitor says from here on for [`Self::updates`].
+    pub fn listen(&mut self) {
+        self.updates = Some(Vec::new());
+    }
+
+    /// Takes every message that has come, without waiting for more; returns what a monitor said in
+    /// them (`<table-updates>`). An answer to the server's question whether we live goes out before
+    /// `until`. A server that never pauses is left after [`AT_ONCE`], and goes on being readable.
+    pub fn updates(&mut self, until: Instant) -> Result<Vec<Value>, Failure> {
         self.check_alive()?;
         let mut reads = 0;
         loop {
@@ -245,15 +257,19 @@ impl Connection {
                 .and_then(|value| value.map(Message::from_value).transpose())
             {
                 Ok(Some(message)) => self.take(message, until)?,
-                Ok(None) if reads == AT_ONCE => return Ok(std::mem::take(&mut self.changed)),
+                Ok(None) if reads == AT_ONCE => return Ok(self.take_updates()),
                 Ok(None) => match self.read_at_once() {
                     Ok(true) => reads += 1,
-                    Ok(false) => return Ok(std::mem::take(&mut self.changed)),
+                    Ok(false) => return Ok(self.take_updates()),
                     Err(failure) => return Err(self.die(failure)),
                 },
                 Err(failure) => return Err(self.die(failure)),
             }
         }
+    }
+
+    fn take_updates(&mut self) -> Vec<Value> {
+        self.updates.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Reads what is there; false if that is nothing.
@@ -405,11 +421,12 @@ mod tests {
     #[test]
     fn a_server_that_never_pauses_is_left_after_a_while() {
         let (mut connection, mut server) = pair();
-        let news = b"{\"id\":null,\"method\":\"update\",\"params\":[]}".repeat(100);
+        connection.listen();
+        let news = b"{\"id\":null,\"method\":\"update\",\"params\":[null,{}]}".repeat(100);
         server.set_nonblocking(true).unwrap();
         while server.write_all(&news).is_ok() {}
-        assert!(connection.changes(soon()).unwrap());
-        assert!(connection.changes(soon()).unwrap(), "all of it was taken at once");
+        assert!(!connection.updates(soon()).unwrap().is_empty());
+        assert!(!connection.updates(soon()).unwrap().is_empty(), "all was taken at once");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use shared::attachment::{Engine, owner};
 use shared::config::Config;
 use shared::ledger::{Action, Event};
 
-use super::life::Verb;
+use super::verb::Verb;
 use crate::container::Container;
 use crate::docker_driver::DockerDriver;
 use crate::host::Host;

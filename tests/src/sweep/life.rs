@@ -1,6 +1,5 @@
 //! What each verb needs before it, what follows when it was disturbed, and what ends it all.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,8 @@ use serde_json::{Value, json};
 use super::LONGEST_CALL;
 use super::house::{House, WEB};
 use super::point::{self, Disturbance, Point};
+use super::requests::{NETWORK, OTHER, body, create, endpoint, ids, join, network, setup};
+use super::verb::Verb;
 use crate::command::{Command, Output, PATH, poll};
 use crate::daemon::Daemon;
 
@@ -21,34 +22,6 @@ const READY: Duration = Duration::from_secs(15);
 
 /// How long a process may take to end that was told to.
 const GRACE: Duration = Duration::from_secs(1);
-
-const NETWORK: &str = "1111111111111111111111111111111111111111111111111111111111111111";
-const OTHER: &str = "2222222222222222222222222222222222222222222222222222222222222222";
-const ENDPOINT: &str = "3333333333333333333333333333333333333333333333333333333333333333";
-
-/// A verb of one of the doors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "each is named as its door names it")]
-pub enum Verb {
-    Add,
-    Del,
-    Check,
-    Gc,
-    Setup,
-    Teardown,
-    Create,
-    CreateNetwork,
-    DeleteNetwork,
-    CreateEndpoint,
-    DeleteEndpoint,
-    Join,
-    Leave,
-    RequestAddress,
-    ReleaseAddress,
-    Up,
-    Down,
-    Collect,
-}
 
 /// What follows a kill, before the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,102 +45,6 @@ struct Done {
     took: Duration,
     /// All that is known, for a person.
     text: String,
-}
-
-impl Verb {
-    /// All of them.
-    pub const ALL: [Self; 18] = [
-        Self::Add,
-        Self::Del,
-        Self::Check,
-        Self::Gc,
-        Self::Setup,
-        Self::Teardown,
-        Self::Create,
-        Self::CreateNetwork,
-        Self::DeleteNetwork,
-        Self::CreateEndpoint,
-        Self::DeleteEndpoint,
-        Self::Join,
-        Self::Leave,
-        Self::RequestAddress,
-        Self::ReleaseAddress,
-        Self::Up,
-        Self::Down,
-        Self::Collect,
-    ];
-
-    /// Its word on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Add => "cni-add",
-            Self::Del => "cni-del",
-            Self::Check => "cni-check",
-            Self::Gc => "cni-gc",
-            Self::Setup => "netavark-setup",
-            Self::Teardown => "netavark-teardown",
-            Self::Create => "netavark-create",
-            Self::CreateNetwork => "docker-create-network",
-            Self::DeleteNetwork => "docker-delete-network",
-            Self::CreateEndpoint => "docker-create-endpoint",
-            Self::DeleteEndpoint => "docker-delete-endpoint",
-            Self::Join => "docker-join",
-            Self::Leave => "docker-leave",
-            Self::RequestAddress => "docker-request-address",
-            Self::ReleaseAddress => "docker-release-address",
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Collect => "gc",
-        }
-    }
-
-    /// The verb of that name.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|verb| verb.name() == name)
-    }
-
-    /// Whether it works on a host that is up.
-    pub(super) fn needs_bridges(self) -> bool {
-        !matches!(self, Self::Up | Self::Down)
-    }
-
-    /// Whether it is a call to the Docker driver.
-    pub(super) fn is_docker(self) -> bool {
-        self.method().is_some()
-    }
-
-    fn method(self) -> Option<&'static str> {
-        Some(match self {
-            Self::CreateNetwork => "NetworkDriver.CreateNetwork",
-            Self::DeleteNetwork => "NetworkDriver.DeleteNetwork",
-            Self::CreateEndpoint => "NetworkDriver.CreateEndpoint",
-            Self::DeleteEndpoint => "NetworkDriver.DeleteEndpoint",
-            Self::Join => "NetworkDriver.Join",
-            Self::Leave => "NetworkDriver.Leave",
-            Self::RequestAddress => "IpamDriver.RequestAddress",
-            Self::ReleaseAddress => "IpamDriver.ReleaseAddress",
-            _ => return None,
-        })
-    }
-
-    /// How many containers are plugged in when it has succeeded.
-    fn plugged(self) -> usize {
-        match self {
-            Self::Add | Self::Check | Self::Setup | Self::Join => 1,
-            _ => 0,
-        }
-    }
-
-    /// Whether a failure leaves nothing at once: netavark never undoes a setup that failed.
-    fn undoes_itself(self) -> bool {
-        matches!(self, Self::Add | Self::Setup | Self::Create)
-    }
-}
-
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// Every system call of the undisturbed verb.
@@ -526,80 +403,5 @@ impl Done {
     fn must(self) -> Value {
         assert!(self.ok, "{}", self.text);
         self.answer
-    }
-}
-
-/// A Podman network in a VLAN of its own.
-fn blue() -> Value {
-    json!({
-        "name": "blue", "id": "b014d0898020", "driver": "ovs-agent", "internal": false,
-        "ipv6_enabled": false, "dns_enabled": false, "network_interface": "ovsbr1",
-        "options": {"vlan": "30", "addresses": "pool", "gateway": "10.30.0.1"},
-        "ipam_options": {"driver": "none"}, "subnets": [{"subnet": "10.30.0.0/24"}],
-    })
-}
-
-/// The same as Podman sends it to be looked at.
-fn create() -> Value {
-    let mut network = blue();
-    network["options"] = json!({"vlan": "30"});
-    network["ipam_options"] = json!({});
-    network
-}
-
-/// What netavark sends for a container on it.
-fn setup() -> Value {
-    json!({
-        "container_id": WEB, "container_name": WEB, "port_mappings": null, "network": blue(),
-        "network_options": {"interface_name": "eth0", "static_ips": null},
-    })
-}
-
-fn network(id: &str) -> Value {
-    json!({
-        "NetworkID": id,
-        "Options": {"com.docker.network.enable_ipv6": false, "com.docker.network.generic": {}},
-        "IPv4Data": [
-            {"AddressSpace": "LocalDefault", "Pool": "10.30.0.0/24", "Gateway": "10.30.0.1/24"}
-        ],
-        "IPv6Data": [],
-    })
-}
-
-fn endpoint() -> Value {
-    json!({
-        "NetworkID": NETWORK,
-        "EndpointID": ENDPOINT,
-        "Interface": {"Address": "10.30.0.2/24", "AddressIPv6": "", "MacAddress": ""},
-        "Options": {
-            "com.docker.network.endpoint.exposedports": [], "com.docker.network.portmap": [],
-        },
-    })
-}
-
-fn join() -> Value {
-    json!({
-        "NetworkID": NETWORK,
-        "EndpointID": ENDPOINT,
-        "SandboxKey": "/var/run/docker/netns/0123456789ab",
-        "Options": {
-            "com.docker.network.endpoint.exposedports": [], "com.docker.network.portmap": [],
-        },
-    })
-}
-
-fn ids() -> Value {
-    json!({"NetworkID": NETWORK, "EndpointID": ENDPOINT})
-}
-
-/// The body of a call to the Docker driver.
-fn body(verb: Verb, context: &Value) -> Value {
-    match verb {
-        Verb::CreateNetwork => network(NETWORK),
-        Verb::DeleteNetwork => json!({"NetworkID": NETWORK}),
-        Verb::CreateEndpoint => endpoint(),
-        Verb::Join => join(),
-        Verb::RequestAddress | Verb::ReleaseAddress => context.clone(),
-        _ => ids(),
     }
 }

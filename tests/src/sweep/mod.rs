@@ -5,6 +5,8 @@
 mod house;
 mod life;
 mod point;
+mod requests;
+mod verb;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use self::house::House;
 use self::life::Sequel;
-pub use self::life::Verb;
 use self::point::{Disturbance, Point};
+pub use self::verb::Verb;
 
 /// Points after which a sweep moves to a fresh host: the ledger is read as a whole after each.
 const HOUSE_LASTS: usize = 150;

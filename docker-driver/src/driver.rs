@@ -221,7 +221,7 @@ impl Driver {
     /// Docker drops what it does not know when forwarding: our one rule in its chain.
     pub(crate) fn pass_forward(&self) {
         self.fresh_dockerd.store(false, Ordering::Relaxed);
-        if let Err(error) = Engine::let_through() {
+        if let Err(error) = self.engine.let_through() {
             tracing::error!(error = %sentence(&error), "Docker's rules may drop our traffic");
         }
     }

@@ -104,7 +104,7 @@ fn put_back(agent: &Agent, tagged: bool) -> Result<bool, network::Error> {
         host::hold(agent.engine.config(), &mut |plan| agent.rules.writer().apply(&state, plan))?;
     let Some(mut changed) = held else { return Ok(false) };
     if tagged {
-        changed |= nat::tagged::ensure().map_err(nat::Error::from)?;
+        changed |= nat::tagged::ensure(&state).map_err(nat::Error::from)?;
     }
     Ok(changed)
 }

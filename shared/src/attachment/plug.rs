@@ -97,8 +97,11 @@ impl Engine {
     }
 
     /// Has the one rule of ours outside our table where Docker looks first. Runs iptables.
-    pub fn let_through() -> Result<bool, Error> {
-        Ok(nat::tagged::ensure().map_err(nat::Error::from).map_err(network::Error::from)?)
+    pub fn let_through(&self) -> Result<bool, Error> {
+        self.state().prepare()?;
+        Ok(nat::tagged::ensure(&self.state())
+            .map_err(nat::Error::from)
+            .map_err(network::Error::from)?)
     }
 
     /// Takes a network away again that was made on first use, unless something is plugged into its

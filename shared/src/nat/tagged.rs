@@ -14,9 +14,14 @@ use super::legacy;
 use super::nft::{self, Family, Socket};
 use super::table::MARK;
 use crate::error::{Fault, Kind};
+use crate::lock;
+use crate::state::State;
 
 /// The comment of the rule.
 pub const TAG: &str = "ovs-agent";
+
+/// The lock of whoever looks for the rule and changes it.
+const LOCK: &str = "tagged rule";
 
 /// Longest run of iptables; it waits for its own lock for at most [`LOCK_WAIT`] seconds.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -61,6 +66,9 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// Somebody else is at it for long.
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
     /// It cannot be told which tables exist.
     #[error("cannot look for the tables of iptables")]
     Look {
@@ -74,6 +82,7 @@ impl Fault for Error {
         match self {
             Self::NoProgram { .. } => Kind::Missing,
             Self::Timeout { .. } => Kind::Unavailable,
+            Self::Lock(error) => error.kind(),
             Self::Refused { .. } | Self::Run { .. } | Self::Look { .. } => Kind::System,
         }
     }
@@ -116,8 +125,10 @@ pub(super) fn is_ours(chain: Option<&str>) -> bool {
 }
 
 /// Adds the rule on top of the right chain of every filter table found; one that is there stays
-/// where it is. Returns whether anything was changed. Runs iptables.
-pub fn ensure() -> Result<bool, Error> {
+/// where it is. Returns whether anything was changed. Runs iptables, which knows no "add unless it
+/// is there": who looks and adds holds a lock.
+pub fn ensure(state: &State) -> Result<bool, Error> {
+    let _lock = state.lock(LOCK)?;
     let mut changed = false;
     for backend in backends()? {
         let program = backend.program()?;
@@ -136,7 +147,8 @@ pub fn ensure() -> Result<bool, Error> {
 }
 
 /// Removes the rule everywhere; returns whether it was anywhere. Runs iptables.
-pub fn remove() -> Result<bool, Error> {
+pub fn remove(state: &State) -> Result<bool, Error> {
+    let _lock = state.lock(LOCK)?;
     let mut changed = false;
     for backend in backends()? {
         let program = backend.program()?;

@@ -165,7 +165,7 @@ impl Work {
             }
         }
         let mut changed = nat::apply(state, &networks.segments()?)?;
-        changed |= nat::tagged::ensure().map_err(nat::Error::from)?;
+        changed |= nat::tagged::ensure(state).map_err(nat::Error::from)?;
         steps.push(Step::of("forwarding, NAT and guard", changed, "set"));
         Ok(steps)
     }
@@ -285,7 +285,7 @@ pub(super) fn take_down(
 ) -> Result<Vec<Step>, Error> {
     let (_, all) = bridges(config, book, ovsdb)?;
     let mut steps = Vec::new();
-    let mut changed = nat::tagged::remove().map_err(nat::Error::from)?;
+    let mut changed = nat::tagged::remove(state).map_err(nat::Error::from)?;
     changed |= nat::remove(state)?;
     steps.push(Step::of("forwarding, NAT and guard", changed, "removed"));
     let gateways = ovsdb.ports_with(&role(ROLE_GATEWAY))?;

@@ -40,8 +40,8 @@ fn passes_a_forward_drop(backend: &str) {
     assert_eq!(tagged::missing().unwrap().len(), 2);
     silent(&container, INTERNET);
 
-    assert!(tagged::ensure().unwrap());
-    assert!(!tagged::ensure().unwrap());
+    assert!(tagged::ensure(&state()).unwrap());
+    assert!(!tagged::ensure(&state()).unwrap());
     assert_eq!(tagged::missing().unwrap(), [""; 0]);
     reaches_internet(&container, &wire);
     let with = saved(&host);
@@ -57,8 +57,8 @@ fn passes_a_forward_drop(backend: &str) {
         "for i in iptables-{backend} ip6tables-{backend}; do $i -N DOCKER-USER; \
          $i -A DOCKER-USER -j RETURN; $i -I FORWARD -j DOCKER-USER; done"
     ));
-    assert!(tagged::ensure().unwrap());
-    assert!(!tagged::ensure().unwrap());
+    assert!(tagged::ensure(&state()).unwrap());
+    assert!(!tagged::ensure(&state()).unwrap());
     reaches_internet(&container, &wire);
     let with = saved(&host);
     assert_eq!(with.iter().filter(|line| is_tagged(line)).count(), 2);
@@ -67,8 +67,8 @@ fn passes_a_forward_drop(backend: &str) {
 
     // Down: what others have stays as it is.
     let docker = foreign(&with);
-    assert!(tagged::remove().unwrap());
-    assert!(!tagged::remove().unwrap());
+    assert!(tagged::remove(&state()).unwrap());
+    assert!(!tagged::remove(&state()).unwrap());
     assert!(remove());
     assert_eq!(saved(&host), docker);
 }
@@ -83,11 +83,27 @@ fn traffic_passes_a_forward_drop_of_legacy_iptables() {
     passes_a_forward_drop("legacy");
 }
 
+/// Agent, driver and command line each found no rule and added theirs.
+#[test]
+fn many_who_look_for_the_rule_at_once_add_it_once() {
+    let host = host();
+    for attack in ["-P FORWARD DROP", "-F FORWARD", "-F FORWARD"] {
+        host.sh(&format!("iptables-nft {attack}; iptables-legacy {attack}"));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| tagged::ensure(&state()).unwrap());
+            }
+        });
+        let rules = saved(&host);
+        assert_eq!(rules.iter().filter(|line| is_tagged(line)).count(), 2, "{rules:#?}");
+    }
+}
+
 #[test]
 fn no_filter_table_is_made_where_none_is() {
     let host = host();
-    assert!(!tagged::ensure().unwrap());
-    assert!(!tagged::remove().unwrap());
+    assert!(!tagged::ensure(&state()).unwrap());
+    assert!(!tagged::remove(&state()).unwrap());
     assert_eq!(host.sh("nft list ruleset"), "");
     assert_eq!(host.sh("cat /proc/net/ip_tables_names 2>/dev/null || true"), "");
 }
@@ -114,14 +130,14 @@ fn another_managers_bridge_is_its_own_business() {
     host.sh("iptables-nft -A FORWARD -o docker0 -m conntrack --ctstate ESTABLISHED -j ACCEPT");
     host.sh("iptables-nft -A FORWARD -i docker0 ! -o docker0 -j ACCEPT");
     host.sh("iptables-nft -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE");
-    assert!(tagged::ensure().unwrap());
+    assert!(tagged::ensure(&state()).unwrap());
     reaches_internet(&container, &wire);
     silent(&container, ip("172.17.0.2"));
     silent(&foreign, ip("10.200.1.5"));
     // Forwarding was ours on eth0 first; Docker's containers have their answers all the same.
     foreign.tcp_echo(INTERNET, DATA).unwrap();
     // And it stays on for Docker once we are gone.
-    assert!(tagged::remove().unwrap());
+    assert!(tagged::remove(&state()).unwrap());
     assert!(remove());
     foreign.tcp_echo(INTERNET, DATA).unwrap();
 }

@@ -1,6 +1,8 @@
 //! Ports that somebody has already, and ports nobody can hold.
 
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
+use std::time::Instant;
 
 use super::*;
 
@@ -77,9 +79,18 @@ fn an_attach_without_ports_asks_nobody() {
     listener.set_nonblocking(true).unwrap();
     let web = host.container("web");
     host.plugin().add(&web, &conf(json!([]))).success();
-    host.plugin().del(&web, &conf(json!([]))).success();
     let asked = listener.accept().map(drop);
     assert_eq!(asked.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    // DEL asks for its interface alone, and does not wait for long.
+    let begin = Instant::now();
+    host.plugin().del(&web, &conf(json!([]))).success();
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    let (stream, _) = listener.accept().unwrap();
+    let mut question = String::new();
+    BufReader::new(stream).read_line(&mut question).unwrap();
+    assert!(question.starts_with("{\"unlink\":"), "{question}");
+    let more = listener.accept().map(drop);
+    assert_eq!(more.unwrap_err().kind(), io::ErrorKind::WouldBlock);
 }
 
 #[test]

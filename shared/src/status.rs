@@ -417,6 +417,8 @@ impl Status {
             };
             self.attachments.push(AttachmentStatus::new(&record, state));
         }
+        let by = |a: &AttachmentStatus| (a.container.clone(), a.ifname.clone(), a.network.clone());
+        self.attachments.sort_by_cached_key(by);
     }
 }
 

@@ -213,3 +213,17 @@ fn a_bad_configuration_is_told_with_its_place() {
         assert!(output.stderr.contains(word), "{word}: {output}");
     }
 }
+
+#[test]
+fn containers_are_listed_by_name() {
+    let host = Host::new();
+    host.port_agent().run("up");
+    let conf = json!({ "cniVersion": "1.0.0", "name": "lab", "type": "ovs-agent" });
+    for name in ["web", "db", "cache", "worker", "alpha"] {
+        host.plugin().add(&host.container(name), &conf).success();
+    }
+    let text = host.port_agent().run("status");
+    let table = text.split("\n\n").nth(2).unwrap();
+    let names: Vec<_> = table.lines().skip(1).filter_map(|l| l.split(' ').next()).collect();
+    assert_eq!(names, ["alpha", "cache", "db", "web", "worker"]);
+}

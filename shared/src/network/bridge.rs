@@ -452,7 +452,7 @@ fn poll<T>(probe: impl FnMut() -> Result<Option<T>, Error>) -> Result<Option<T>,
     poll_for(OPEN_DEADLINE, probe)
 }
 
-/// Asks until there is an answer; `None` after `deadline`.
+/// Asks until there is an answer, the more seldom the longer it takes; `None` after `deadline`.
 fn poll_for<T>(
     deadline: Duration,
     mut probe: impl FnMut() -> Result<Option<T>, Error>,
@@ -460,9 +460,10 @@ fn poll_for<T>(
     let start = Instant::now();
     loop {
         let found = probe()?;
-        if found.is_some() || start.elapsed() >= deadline {
+        let waited = start.elapsed();
+        if found.is_some() || waited >= deadline {
             return Ok(found);
         }
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep((waited / 8).max(Duration::from_millis(1)));
     }
 }

@@ -47,8 +47,14 @@ struct Done {
     text: String,
 }
 
-/// Every system call of the undisturbed verb.
+/// Every system call of the undisturbed verb: of the shorter of two runs, for one of them may have
+/// had to wait for Open vSwitch.
 pub(super) fn points(house: &House, verb: Verb) -> Vec<Point> {
+    let (one, other) = (recorded(house, verb), recorded(house, verb));
+    if one.len() < other.len() { one } else { other }
+}
+
+fn recorded(house: &House, verb: Verb) -> Vec<Point> {
     let context = prepare(house, verb);
     let done = match verb.method() {
         Some(method) => call(house, method, &body(verb, &context), Some(&[])),

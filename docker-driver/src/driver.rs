@@ -163,8 +163,9 @@ impl Driver {
         let mut network = self.plan(request)?;
         self.engine
             .ready(&Readiness { bridge: network.place.bridge.clone(), subnets: Vec::new() })?;
-        self.networks.put(&network.id, &network)?;
-        let made = self.ensure(&network).and_then(|()| {
+        // A file that could not be forced to the disk is there all the same.
+        let written = self.networks.put(&network.id, &network);
+        let made = written.and_then(|()| self.ensure(&network)).and_then(|()| {
             network.unfinished = false;
             self.networks.put(&network.id, &network)
         });
@@ -180,7 +181,9 @@ impl Driver {
 
     fn plan(&self, request: &CreateNetwork) -> Result<DockerNetwork, Error> {
         let networks = Networks::new(self.engine.config());
-        let (made, others) = (networks.made()?, self.networks.all()?);
+        let (made, mut others) = (networks.made()?, self.networks.all()?);
+        // What an earlier try has left of it is not in its way.
+        others.retain(|other| other.id != request.network);
         let around = Surroundings {
             config: self.engine.config(),
             made: &made,

@@ -476,6 +476,22 @@ fn a_removed_network_that_is_not_all_gone_is_not_in_the_way_of_the_next() {
 }
 
 #[test]
+fn what_an_earlier_try_left_of_a_network_is_not_in_its_own_way() {
+    let (host, driver) = host();
+    let before = host.snapshot();
+    let create = network(NETWORK, "10.30.0.0/24", json!({}));
+    driver.ok("NetworkDriver.CreateNetwork", &create);
+    // As after a file that was written and could not be forced to the disk.
+    let file = format!("/var/lib/ovs-port-agent/docker/networks/{NETWORK}.json");
+    host.sh(&format!("sed -i 's/\"unfinished\":false/\"unfinished\":true/' {file}"));
+    assert!(fs::read_to_string(&file).unwrap().contains("\"unfinished\":true"));
+    driver.ok("NetworkDriver.CreateNetwork", &create);
+    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+    assert_eq!(kept(), 0);
+    assert_same(&before, &host.snapshot());
+}
+
+#[test]
 fn a_pool_takes_along_the_address_that_a_killed_driver_gave_and_did_not_write_down() {
     let (host, driver) = host();
     let ask = json!({"AddressSpace": "ovs-agent", "Pool": "10.200.0.0/24", "SubPool": "",

@@ -152,9 +152,11 @@ impl Driver {
     }
 
     fn create_network(&self, request: &CreateNetwork) -> Result<Value, Error> {
-        let done = |network: DockerNetwork| !network.removed && !network.unfinished;
-        if self.networks.get(&request.network)?.is_some_and(done) {
-            return Ok(json!({}));
+        match self.networks.get(&request.network)? {
+            Some(network) if !network.removed && !network.unfinished => return Ok(json!({})),
+            // An earlier try that failed, and could not take everything back.
+            Some(network) => self.remove_network(network)?,
+            None => {}
         }
         // What was removed and is not all gone yet would be in the way.
         if let Err(error) = self.sweep_networks() {
@@ -181,9 +183,7 @@ impl Driver {
 
     fn plan(&self, request: &CreateNetwork) -> Result<DockerNetwork, Error> {
         let networks = Networks::new(self.engine.config());
-        let (made, mut others) = (networks.made()?, self.networks.all()?);
-        // What an earlier try has left of it is not in its way.
-        others.retain(|other| other.id != request.network);
+        let (made, others) = (networks.made()?, self.networks.all()?);
         let around = Surroundings {
             config: self.engine.config(),
             made: &made,

@@ -77,6 +77,8 @@ impl Watch {
 
     /// Waits for something to be heard, at most that long.
     pub fn wait(&mut self, timeout: Duration) -> Result<News, Error> {
+        // Rounded up: less than a millisecond would be no wait at all, again and again.
+        let timeout = timeout.saturating_add(Duration::from_micros(999));
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         match poll(&mut [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)], timeout) {
             Ok(_) | Err(Errno::EINTR) => self.drain(),

@@ -63,17 +63,24 @@ fn run(steps: &[usize], rounds: usize, svg: Option<&Path>) {
         }
         let (memory, share) = bench.agent_at_rest();
         println!("{:>12.1} MiB{share:>6.2} %", memory as f64 / 1024.0);
+        // After each step: what was measured stays if a later one fails.
+        if let Some(path) = svg {
+            draw(&curves, path);
+        }
     }
-    let Some(path) = svg else { return };
+}
+
+fn draw(curves: &[Vec<(f64, f64)>], path: &Path) {
     let series = ACTS.iter().zip(curves);
     let chart = Chart {
         title: "Milliseconds of one act against the ports on the bridge".to_owned(),
         x: "attached ports".to_owned(),
         y: "ms".to_owned(),
-        series: series.map(|(name, points)| Series { name: (*name).to_owned(), points }).collect(),
+        series: series
+            .map(|(name, points)| Series { name: (*name).to_owned(), points: points.clone() })
+            .collect(),
     };
     fs::write(path, chart.svg()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    println!("\nthe curves: {}", path.display());
 }
 
 struct Bench {

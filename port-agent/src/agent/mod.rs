@@ -142,6 +142,7 @@ pub(crate) fn run(config: Config, path: Option<PathBuf>) -> Result<ExitCode, Fai
     let Some(_claim) = engine.claim_agent().map_err(Failure::new)? else {
         return Err(Failure::Work("another ovs-port-agent runs already; stop it first".to_owned()));
     };
+    memory::share();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(THREADS)

@@ -10,7 +10,7 @@ use super::request::{Address, Addressing, AttachRequest};
 use super::{Engine, Error, owner};
 use crate::config::Mode;
 use crate::ledger::Action;
-use crate::link::{self, Inside, Netlink, Route, Veth};
+use crate::link::{self, Inside, Ipv6, Netlink, Route, Veth};
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::Netns;
@@ -104,7 +104,7 @@ impl Engine {
         record.addresses = addresses;
         record.routes = routes;
         record.front_end = front_end;
-        let mut inside = visit(&netns, &record)?;
+        let mut inside = self.visit(&netns, &record)?;
         inside.configure(&record)?;
         inside.announce()?;
         self.complete(&mut record)?;
@@ -116,6 +116,26 @@ impl Engine {
     pub fn abandon(&self, key: &Key) -> Result<(), Error> {
         let _lock = self.state().lock(&lock_key(key))?;
         self.undo(key)
+    }
+
+    /// Whether the bridge of `record` is one whose only router is its gateway, which is ours.
+    fn behind_nat(&self, record: &Record) -> bool {
+        let bridge = self.config().bridge(&record.bridge);
+        bridge.is_some_and(|bridge| matches!(bridge.mode, Mode::Nat { .. }))
+    }
+
+    /// Opens the container's end of the pair.
+    fn visit(&self, netns: &Netns, record: &Record) -> Result<Container, Error> {
+        let ifname = &record.key.ifname;
+        let ipv6 = Ipv6 {
+            addresses: record.addresses.iter().any(|address| address.address.addr().is_ipv6()),
+            no_router: self.behind_nat(record),
+        };
+        let mut inside = Inside::visit_link(netns, ifname, ipv6)?;
+        let link = inside.netlink.link(ifname)?.ok_or_else(|| link::Error::Missing {
+            what: format!("link {ifname} in the container"),
+        })?;
+        Ok(Container { inside, index: link.index, mac: record.mac })
     }
 
     /// The name the template gives the port of `key`, unless it is taken.
@@ -235,11 +255,7 @@ impl<'a> Walk<'a> {
     /// Whether somebody may know an address of ours by another MAC, or our MAC behind another port.
     /// On a NAT bridge nobody does while every MAC follows from its address.
     fn may_be_known_otherwise(&self, record: &Record) -> bool {
-        let nat = self
-            .engine
-            .config()
-            .bridge(&record.bridge)
-            .is_some_and(|bridge| matches!(bridge.mode, Mode::Nat { .. }));
+        let nat = self.engine.behind_nat(record);
         let derived = record.addresses.iter().all(|a| Mac::from_ip(a.address.addr()) == record.mac);
         !(nat && derived)
     }
@@ -410,7 +426,7 @@ impl<'a> Walk<'a> {
     fn open_end(&self, netlink: &mut Netlink, record: &Record) -> Result<End<'a>, Error> {
         netlink.silence(&record.port)?;
         match self.place {
-            Place::Inside(netns) => Ok(End::Inside(visit(netns, record)?)),
+            Place::Inside(netns) => Ok(End::Inside(self.engine.visit(netns, record)?)),
             Place::Here(peer) => Ok(End::Here(peer)),
         }
     }
@@ -460,19 +476,6 @@ fn hand_over(bridge: &Bridge, peer: &IfName) -> Result<(), Error> {
         Inside::visit(&Netns::current()?)?.set_tx_checksum(peer, false)?;
     }
     Ok(())
-}
-
-/// Opens the container's end of the pair.
-fn visit(netns: &Netns, record: &Record) -> Result<Container, Error> {
-    let ifname = &record.key.ifname;
-    let ipv6 = record.addresses.iter().any(|address| address.address.addr().is_ipv6());
-    let mut inside =
-        if ipv6 { Inside::visit_for_ipv6(netns, ifname)? } else { Inside::visit(netns)? };
-    let link = inside
-        .netlink
-        .link(ifname)?
-        .ok_or_else(|| link::Error::Missing { what: format!("link {ifname} in the container") })?;
-    Ok(Container { inside, index: link.index, mac: record.mac })
 }
 
 /// The container's end of the pair.

@@ -12,7 +12,7 @@ const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
 impl Netlink {
     /// Makes the kernel announce every address of a link that is up: a gratuitous ARP for each
     /// IPv4 address (leaves `arp_notify` set), an unsolicited neighbour advertisement for each
-    /// IPv6 one where `ndisc_notify` is set ([`super::Inside::visit_for_ipv6`] does). `mac` is the
+    /// IPv6 one where `ndisc_notify` is set ([`super::Inside::visit_link`] does). `mac` is the
     /// MAC the link has: setting it anew is what the kernel announces. No packet socket, whose end
     /// waits for RCU.
     pub fn announce(&mut self, index: u32, mac: Mac) -> Result<(), Error> {

@@ -15,6 +15,17 @@ use crate::netns::{Netns, NetnsId};
 /// Index of `lo`: the first device of every namespace.
 const LOOPBACK: u32 = 1;
 
+/// What a container's link is to be for IPv6.
+#[derive(Debug, Clone, Copy)]
+pub struct Ipv6 {
+    /// It gets addresses: runtimes switch IPv6 off in the namespaces they make.
+    pub addresses: bool,
+    /// No router speaks on its network: it asks for none (each such question would reach every
+    /// port of the bridge, for as long as the container lives), and whoever pretends to be one is
+    /// not listened to (CVE-2020-10749).
+    pub no_router: bool,
+}
+
 /// Sockets inside a container's namespace: they stay bound to it after the one visit that opened
 /// them.
 #[derive(Debug)]
@@ -32,16 +43,20 @@ impl Inside {
         Self::visit_and(netns, || Ok(()))
     }
 
-    /// As [`Self::visit`], and makes `link` ready for IPv6 addresses: runtimes switch IPv6 off in
-    /// the namespaces they make. [`Error::Missing`] if the kernel has no IPv6 at all.
-    pub fn visit_for_ipv6(netns: &Netns, link: &IfName) -> Result<Self, Error> {
+    /// As [`Self::visit`], and makes `link`, which is down, ready for what it is to be.
+    /// [`Error::Missing`] if it shall have IPv6 addresses and the kernel has no IPv6 at all.
+    pub fn visit_link(netns: &Netns, link: &IfName, ipv6: Ipv6) -> Result<Self, Error> {
+        let conf = |key| Sysctl::new(Family::Ipv6, link, key);
         Self::visit_and(netns, || {
-            Sysctl::new(Family::Ipv6, link, "disable_ipv6").ensure("0")?;
-            // What makes Netlink::announce say something about IPv6; nice to have.
-            match Sysctl::new(Family::Ipv6, link, "ndisc_notify").ensure("1") {
-                Ok(_) | Err(Error::System { .. }) => Ok(()),
-                Err(error) => Err(error),
+            if ipv6.addresses {
+                conf("disable_ipv6").ensure("0")?;
+                // What makes Netlink::announce say something about IPv6.
+                nice_to_have(conf("ndisc_notify").write("1"))?;
             }
+            if ipv6.no_router {
+                nice_to_have(conf("accept_ra").write("0"))?;
+            }
+            Ok(())
         })
     }
 
@@ -64,6 +79,14 @@ impl Inside {
     /// Switches transmit checksum offload of a device, and verifies it.
     pub fn set_tx_checksum(&self, name: &IfName, on: bool) -> Result<(), Error> {
         self.offloads.set_tx_checksum(name, on)
+    }
+}
+
+/// A setting that this kernel does not have, or that is read-only here, is done without.
+fn nice_to_have(set: Result<(), Error>) -> Result<(), Error> {
+    match set {
+        Ok(()) | Err(Error::System { .. } | Error::Missing { .. }) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -25,7 +25,7 @@ mod watch;
 use std::io;
 
 pub use device::Link;
-pub use inside::Inside;
+pub use inside::{Inside, Ipv6};
 pub use ioctl::{exists, mtu};
 pub use route::{InstalledRoute, Route};
 pub use rule::Rule;

@@ -87,7 +87,7 @@ fn addresses_are_announced() {
             mtu: 1500,
         };
         host.create_veth(&veth).unwrap();
-        let mut inside = Inside::visit_for_ipv6(&netns, &name("eth0")).unwrap();
+        let mut inside = Inside::visit_link(&netns, &name("eth0"), IPV6).unwrap();
         let peer = inside.netlink.link(&name("eth0")).unwrap().unwrap().index;
         let addresses = [net("10.1.0.5/24"), net("10.1.0.6/24"), net("fd00:1::5/64")];
         inside.netlink.configure(peer, &addresses, &[]).unwrap();

@@ -44,6 +44,9 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+/// A link with IPv6 addresses, on a wire with a router.
+const IPV6: Ipv6 = Ipv6 { addresses: true, no_router: false };
+
 fn mac() -> Mac {
     "0a:58:0a:c8:00:05".parse().unwrap()
 }
@@ -252,7 +255,7 @@ fn ipv6_is_switched_on_where_the_runtime_switched_it_off() {
         netns.enter(off).unwrap();
         let (_, peer, mut inside) = plug(&mut host, &netns, "veth-web");
         assert!(inside.netlink.configure(peer, &[net("fd00:1::5/64")], &[]).is_err());
-        let mut inside = Inside::visit_for_ipv6(&netns, &name("eth0")).unwrap();
+        let mut inside = Inside::visit_link(&netns, &name("eth0"), IPV6).unwrap();
         inside.netlink.configure(peer, &[net("fd00:1::5/64")], &[]).unwrap();
         assert!(inside.netlink.addresses(peer).unwrap().contains(&net("fd00:1::5/64")));
     });

@@ -85,9 +85,9 @@ fn draw(curves: &[Vec<(f64, f64)>], path: &Path) {
 
 struct Bench {
     host: Host,
-    /// All the attached ports lead here.
-    many: Container,
-    attached: usize,
+    /// One for each attached port: a thousand links in one namespace would have the kernel search
+    /// a thousand routes for every frame that the bridge floods.
+    attached: Vec<Container>,
     agent: Daemon,
     /// Attachments measured so far.
     acts: usize,
@@ -100,31 +100,36 @@ impl Bench {
         let port_agent = host.port_agent();
         port_agent.run("up");
         let agent = Daemon::start("port-agent", port_agent.command("run").deadline(Duration::MAX));
-        let many = host.container("many");
-        Self { host, many, attached: 0, agent, acts: 0 }
+        Self { host, attached: Vec::new(), agent, acts: 0 }
     }
 
     /// Attaches until there are so many.
     fn fill(&mut self, ports: usize) {
-        let (first, many) = (self.attached, self.many.path().display().to_string());
-        thread::scope(|scope| {
-            for lane in 0..LANES {
-                let (bench, many) = (&*self, many.as_str());
-                scope.spawn(move || {
-                    for number in (first + lane..ports).step_by(LANES) {
-                        bench.plugin("ADD", "many", many, &format!("e{number}"));
-                    }
-                });
-            }
+        let first = self.attached.len();
+        let more: Vec<Container> = thread::scope(|scope| {
+            let bench = &*self;
+            let lane = |lane| {
+                let numbers = (first + lane..ports).step_by(LANES);
+                scope.spawn(move || numbers.map(|number| bench.attach(number)).collect::<Vec<_>>())
+            };
+            let lanes: Vec<_> = (0..LANES).map(lane).collect();
+            lanes.into_iter().flat_map(|lane| lane.join().expect("a lane")).collect()
         });
-        self.attached = self.attached.max(ports);
+        self.attached.extend(more);
         self.rest();
+    }
+
+    fn attach(&self, number: usize) -> Container {
+        let container = self.host.container(&format!("m{number}"));
+        let netns = container.path().display().to_string();
+        self.plugin("ADD", container.name(), &netns, "eth0");
+        container
     }
 
     /// Lets ovs-vswitchd finish what the last act has caused, and the agent look at it: it does so
     /// once nothing has changed for `debounce_ms`, 500.
     fn rest(&self) {
-        let ports = u64::try_from(self.attached).expect("few ports");
+        let ports = u64::try_from(self.attached.len()).expect("few ports");
         thread::sleep(Duration::from_micros(700_000 + 800 * ports));
     }
 

@@ -15,7 +15,7 @@ const LONGEST: usize = 256 * 1024;
 /// it is appended to.
 ///
 /// A sealed line reads as what was sealed. Any file can be read, verified and written on: none of
-/// its bytes is lost by that, and the new line is whole.
+/// its bytes is lost by that, and the new line is whole (a boot has one, however often it is told).
 pub fn ledger(data: &[u8]) {
     let data = &data[..data.len().min(LONGEST)];
     let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
@@ -38,8 +38,11 @@ pub fn ledger(data: &[u8]) {
     let last = last.strip_suffix(b"\n").unwrap();
     let last = last.rsplit(|byte| *byte == b'\n').next().unwrap();
     let (last, _) = line::parse(last).unwrap();
-    if !matches!(event.action, Action::Rotate | Action::ChainBreak) {
-        assert_eq!(last.event, Stamped::now(&event, "b0a1").event);
+    match event.action {
+        Action::Rotate | Action::ChainBreak => {}
+        // Told once: the newest line may say already that this boot has begun.
+        Action::Boot => assert_eq!(last.boot, "b0a1"),
+        _ => assert_eq!(last.event, Stamped::now(&event, "b0a1").event),
     }
     kept(text, &path);
 }

@@ -50,24 +50,28 @@ pub(crate) fn run(
     let engine = Engine::new(config);
     let Survey { pieces, spared, unreadable } = engine.survey();
     let mut well = unreadable.is_empty();
-    let mut found = Vec::new();
-    for piece in pieces {
-        let outcome = if !unreadable.is_empty() {
-            "kept: a source cannot be read".to_owned()
-        } else if arguments.dry_run {
-            "would be removed".to_owned()
-        } else {
-            match engine.clear(&piece) {
+    let all = |pieces: Vec<Piece>, outcome: &str| {
+        let cleared = |piece| Cleared { piece, outcome: outcome.to_owned() };
+        pieces.into_iter().map(cleared).collect()
+    };
+    let found: Vec<Cleared> = if !unreadable.is_empty() {
+        all(pieces, "kept: a source cannot be read")
+    } else if arguments.dry_run {
+        all(pieces, "would be removed")
+    } else {
+        let outcome = |(piece, result)| {
+            let outcome = match result {
                 Ok(true) => "removed".to_owned(),
                 Ok(false) => "kept: somebody is at work on it".to_owned(),
                 Err(error) => {
                     well = false;
                     format!("kept: {}", sentence(&error))
                 }
-            }
+            };
+            Cleared { piece, outcome }
         };
-        found.push(Cleared { piece, outcome });
-    }
+        engine.clear(pieces).into_iter().map(outcome).collect()
+    };
     if !arguments.dry_run {
         for why in engine.sweep_half_written() {
             well = false;

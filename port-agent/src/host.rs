@@ -77,8 +77,8 @@ fn collect(engine: &Engine) -> Vec<String> {
         return Vec::new();
     }
     let mut acts = Vec::new();
-    for piece in survey.pieces {
-        match engine.clear(&piece) {
+    for (piece, outcome) in engine.clear(survey.pieces) {
+        match outcome {
             Ok(true) => acts.push(format!("{} removed", gc::said(&piece))),
             Ok(false) => {}
             Err(error) => tracing::warn!(error = %sentence(&error), "left behind, and kept"),

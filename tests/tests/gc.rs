@@ -254,9 +254,35 @@ fn a_second_look_that_fails_is_an_error() {
     let found = lab.engine.survey();
     let [piece] = &found.pieces[..] else { panic!("{found:?}") };
     lab.host.switch().stop_ovsdb();
-    let error = lab.engine.clear(piece).unwrap_err().to_string();
+    let clear = || lab.engine.clear(vec![piece.clone()]).pop().unwrap().1;
+    let error = clear().unwrap_err().to_string();
     assert!(error.starts_with("nothing is removed: ") && error.contains("ovsdb-server"), "{error}");
     lab.host.switch().start_ovsdb();
-    assert!(lab.engine.clear(piece).unwrap());
+    assert!(clear().unwrap());
+    assert_eq!(lab.traces(), [""; 0]);
+}
+
+/// More than go after one second look; one of them is another's just then.
+#[test]
+fn many_go_at_once_and_what_is_in_use_stays() {
+    const DEAD: usize = 50;
+    let lab = rig::Lab::new();
+    for number in 0..DEAD {
+        let container = lab.host.container(&format!("dead{number}"));
+        lab.attach(&container);
+        container.remove();
+    }
+    poll("all pairs are gone", SOON, || {
+        (!lab.host.ip("-o link").contains("veth-dead")).then_some(())
+    });
+    let found = lab.engine.survey().pieces;
+    assert_eq!(found.len(), DEAD, "{found:?}");
+    let held = lab.engine.state().lock("attachment lab/dead40/eth0").unwrap();
+    for (piece, outcome) in lab.engine.clear(found) {
+        assert_eq!(outcome.unwrap(), piece.name != "lab/dead40/eth0", "{}", piece.name);
+    }
+    drop(held);
+    let [piece] = &lab.engine.survey().pieces[..] else { panic!("one is left") };
+    assert!(lab.engine.clear(vec![piece.clone()]).pop().unwrap().1.unwrap());
     assert_eq!(lab.traces(), [""; 0]);
 }

@@ -68,8 +68,8 @@ fn look(agent: &Agent, seen: &BTreeSet<Piece>) -> BTreeSet<Piece> {
     let (again, first): (BTreeSet<_>, BTreeSet<_>) =
         survey.pieces.into_iter().partition(|piece| seen.contains(piece));
     let mut removed = Vec::new();
-    for piece in again {
-        match engine.clear(&piece) {
+    for (piece, outcome) in engine.clear(again.into_iter().collect()) {
+        match outcome {
             Ok(true) => {
                 tracing::info!("left behind, removed: {}", gc::said(&piece));
                 removed.push(piece);

@@ -1,40 +1,31 @@
 //! What a crash left behind, found from every source at once and removed only on proof from two of
 //! them. [`Engine::collect`] obeys a runtime's own list; here nobody gives one.
 
+mod clear;
+mod sources;
+
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
-use std::time::Duration;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::attach::{OVSDB_DEADLINE, lock_key};
+use self::sources::Sources;
+use super::attach::lock_key;
 use super::record::{Key, Record, Runtime};
-use super::{Engine, Error, owner};
-use crate::address::UNREADABLE;
-use crate::error::{Fault, sentence};
-use crate::file;
-use crate::link::{Link, Netlink};
-use crate::lock::{self, Lock};
+use super::{Engine, owner};
+use crate::error::sentence;
 use crate::name::IfName;
 use crate::netns::{self, Netns};
-use crate::network::gateway::{Networks, ROLE_GATEWAY, gateway_port};
-use crate::network::{self, Network};
-use crate::ovsdb::{Client, Port};
-use crate::publish::Publication;
-use crate::state;
+use crate::network;
+use crate::network::gateway::{ROLE_GATEWAY, gateway_port};
+use crate::ovsdb::Port;
 
 /// A lease younger than this may be part of something under way, in seconds.
 const YOUNG: u64 = 60;
 
 /// The same for Docker's, whose driver writes down what it has when it has it.
 const YOUNG_OF_DOCKER: u64 = 600;
-
-/// A file that nobody has written to for so long has no writer any more.
-const HALF_WRITTEN: Duration = Duration::from_secs(60);
 
 /// What kind of thing was left behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -73,6 +64,18 @@ enum Target {
     Gateway(IfName),
 }
 
+impl Target {
+    /// The name of the lock that everybody takes who works on it.
+    fn lock(&self) -> String {
+        match self {
+            Self::Attachment(key) => lock_key(key),
+            // Named as the attachment that holds it.
+            Self::Lease(_, _, owner) => format!("attachment {owner}"),
+            Self::Gateway(_) => "networks".to_owned(),
+        }
+    }
+}
+
 /// What one look at the host found.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Survey {
@@ -82,34 +85,6 @@ pub struct Survey {
     pub spared: Vec<String>,
     /// Sources that cannot be read: as long as there is one, nothing is removed.
     pub unreadable: Vec<String>,
-}
-
-/// What the sources say.
-struct Sources {
-    boot: String,
-    /// Seconds since boot.
-    uptime: u64,
-    records: Vec<Record>,
-    ports: Vec<Port>,
-    links: Vec<Link>,
-    leases: Vec<(IpNet, crate::address::Lease)>,
-    networks: Vec<Network>,
-    publications: Vec<Publication>,
-    docker: Docker,
-}
-
-/// What Docker's driver keeps, as far as it must be spared.
-#[derive(Default)]
-struct Docker {
-    networks: Vec<Network>,
-    /// Its pools, as text: owners of leases are looked for in it.
-    pools: String,
-}
-
-/// The part of a Docker network's file that says where it lives.
-#[derive(Deserialize)]
-struct DockerNetwork {
-    place: Network,
 }
 
 impl Engine {
@@ -128,148 +103,6 @@ impl Engine {
         survey.pieces.sort();
         survey
     }
-
-    /// Removes one piece of a survey if a second look, with everybody else kept out, finds it
-    /// again; false if it does not.
-    pub fn clear(&self, piece: &Piece) -> Result<bool, Error> {
-        let state = self.state();
-        state.prepare()?;
-        let lock = match &piece.target {
-            Target::Attachment(key) => state.try_lock(&lock_key(key)),
-            // Named as the attachment that holds it.
-            Target::Lease(_, _, owner) => state.try_lock(&format!("attachment {owner}")),
-            Target::Gateway(_) => state.lock("networks"),
-        };
-        let _lock: Lock = match lock {
-            Ok(lock) => lock,
-            Err(lock::Error::Busy { .. }) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        };
-        let again = self.survey();
-        if let Some(why) = again.unreadable.into_iter().next() {
-            return Err(Error::Unseen { why });
-        }
-        if !again.pieces.contains(piece) {
-            return Ok(false);
-        }
-        match &piece.target {
-            Target::Attachment(key) => {
-                self.detach_locked(key)?;
-                // An agent that does not answer takes its ports back when it does again.
-                return Ok(!Publication::path(&state, key).exists());
-            }
-            Target::Lease(subnet, ip, owner) => {
-                self.pools().release(*subnet, *ip, owner)?;
-            }
-            Target::Gateway(name) => {
-                let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
-                if let Some(port) = ovsdb.port(name)? {
-                    self.free_names(std::slice::from_ref(name), ovsdb.delete_ports(&[port.uuid])?);
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Removes records whose writer was killed before they had their names: a writer takes
-    /// milliseconds. Returns what could not be removed, one sentence each.
-    pub fn sweep_half_written(&self) -> Vec<String> {
-        let mut failed = Vec::new();
-        for entry in fs::read_dir(self.state().attachments()).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let written = entry.metadata().and_then(|file| file.modified()).ok();
-            let age = written.and_then(|time| time.elapsed().ok());
-            if path.extension().is_some_and(|end| end == state::TEMPORARY)
-                && age.is_some_and(|age| age > HALF_WRITTEN)
-                && let Err(error) = fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                failed.push(format!("cannot remove {}: {error}", path.display()));
-            }
-        }
-        failed
-    }
-
-    /// Reads everything; what is lost in part is named in `unreadable`.
-    fn sources(&self, unreadable: &mut Vec<String>) -> Result<Sources, String> {
-        fn said<T, E: Fault>(result: Result<T, E>) -> Result<T, String> {
-            result.map_err(|error| sentence(&error))
-        }
-        let state = self.state();
-        let (records, lost) = said(self.records())?;
-        unreadable.extend(lost.iter().map(|error| sentence(error)));
-        let mut publications = Vec::new();
-        for path in said(state::files(&state.ports()))? {
-            match state::read(&path) {
-                Ok(publication) => publications.extend::<Option<Publication>>(publication),
-                Err(error) => unreadable.push(sentence(&error)),
-            }
-        }
-        let mut leases = said(self.pools().leases())?;
-        leases.retain(|(subnet, lease)| {
-            if lease.owner == UNREADABLE {
-                unreadable.push(format!("the lease of {} in {subnet} cannot be read", lease.ip));
-            }
-            lease.owner != UNREADABLE
-        });
-        let mut ovsdb = said(Client::connect(&self.config().ovsdb, OVSDB_DEADLINE))?;
-        Ok(Sources {
-            boot: said(state::boot_id())?,
-            uptime: state::uptime(),
-            records,
-            ports: said(ovsdb.ports())?,
-            links: said(Netlink::open().and_then(|mut netlink| netlink.links()))?,
-            leases,
-            networks: said(Networks::new(self.config()).all())?,
-            publications,
-            docker: Docker::read(&self.config().ledger_path.with_file_name("docker"))
-                .map_err(|error| format!("cannot read what Docker's driver keeps: {error}"))?,
-        })
-    }
-}
-
-impl Docker {
-    fn read(dir: &std::path::Path) -> io::Result<Self> {
-        let texts = |room: &str| -> io::Result<Vec<String>> {
-            let dir: PathBuf = dir.join(room);
-            let entries = match fs::read_dir(&dir) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-                entries => entries?,
-            };
-            let json = |path: &PathBuf| path.extension().is_some_and(|end| end == "json");
-            let paths: Vec<_> =
-                entries.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<_>>()?;
-            let text =
-                |path: &PathBuf| String::from_utf8(file::read(path)?).map_err(io::Error::other);
-            paths.iter().filter(|path| json(path)).map(text).collect()
-        };
-        let mut docker = Self { pools: texts("pools")?.concat(), ..Self::default() };
-        for text in texts("networks")? {
-            docker.networks.push(serde_json::from_str::<DockerNetwork>(&text)?.place);
-        }
-        Ok(docker)
-    }
-}
-
-impl Sources {
-    fn has_link(&self, name: &IfName) -> bool {
-        self.links.iter().any(|link| link.name == *name)
-    }
-
-    /// The interface of a record, under whatever name it has now.
-    fn has_host_end(&self, record: &Record) -> bool {
-        self.has_link(&record.port)
-            || self.links.iter().any(|link| match &record.adopted {
-                Some(adopted) => link.index == adopted.index,
-                None => link.mac == Some(record.host_mac),
-            })
-    }
-
-    /// Whether records or the switch know of an attachment of this name.
-    fn knows(&self, owner: &str) -> bool {
-        self.records.iter().any(|record| record.key.to_string() == owner)
-            || self.ports.iter().filter_map(owner::key_of).any(|key| key.to_string() == owner)
-    }
 }
 
 impl Survey {
@@ -281,7 +114,7 @@ impl Survey {
         let mut recorded = BTreeSet::new();
         for record in &sources.records {
             recorded.insert(record.key.clone());
-            if sources.has_host_end(record) {
+            if sources.links.has_host_end(record) {
                 continue;
             }
             let old_boot = record.boot_id != sources.boot;
@@ -310,7 +143,7 @@ impl Survey {
             let Some(key) = owner::key_of(port).filter(|key| !recorded.contains(key)) else {
                 continue;
             };
-            if sources.has_link(&port.name) {
+            if sources.links.names.contains(&port.name) {
                 let name = &port.name;
                 self.spared.push(format!("port {name}: {key} has no record, but {name} is there"));
                 continue;
@@ -356,7 +189,7 @@ impl Survey {
     fn publications(&mut self, sources: &Sources) {
         for publication in &sources.publications {
             let key = &publication.key;
-            if sources.knows(&key.to_string()) {
+            if sources.known.contains(&key.to_string()) {
                 continue;
             }
             let proof = [
@@ -373,7 +206,7 @@ impl Survey {
             let owner = &lease.owner;
             let name = format!("{} of {owner}", lease.ip);
             let age = sources.uptime.saturating_sub(lease.since);
-            if sources.knows(owner) || age < YOUNG {
+            if age < YOUNG || sources.known.contains(owner) {
                 continue;
             }
             if sources.publications.iter().any(|other| other.key.to_string() == *owner) {

@@ -58,8 +58,10 @@ impl State {
         Self { dir }
     }
 
-    /// Makes the directories, readable by root alone.
+    /// Makes the directories, readable by root alone, and learns the boot that what is about to be
+    /// done will be told with: afterwards it would be too late not to know it.
     pub fn prepare(&self) -> Result<(), Error> {
+        boot_id()?;
         for dir in [self.dir.clone(), self.attachments(), self.networks(), self.ports()] {
             file::directory(&dir).map_err(|source| Error::Io {
                 action: "use directory",
@@ -239,16 +241,23 @@ pub fn files(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// This boot's id (random(4), `/proc/sys/kernel/random/boot_id`), read once.
+/// Where the kernel says its boot's id (random(4)).
+pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// This boot's id, read once.
 pub fn boot_id() -> Result<String, Error> {
+    let read = boot().map(str::to_owned);
+    read.map_err(|source| Error::Io { action: "read", path: BOOT_ID.into(), source })
+}
+
+/// The same, as it is kept.
+pub(crate) fn boot() -> io::Result<&'static str> {
     static BOOT: OnceLock<String> = OnceLock::new();
     if let Some(boot) = BOOT.get() {
-        return Ok(boot.clone());
+        return Ok(boot);
     }
-    let path = PathBuf::from("/proc/sys/kernel/random/boot_id");
-    let text =
-        fs::read_to_string(&path).map_err(|source| Error::Io { action: "read", path, source })?;
-    Ok(BOOT.get_or_init(|| text.trim().to_owned()).clone())
+    let text = fs::read_to_string(BOOT_ID)?;
+    Ok(BOOT.get_or_init(|| text.trim().to_owned()))
 }
 
 /// Seconds since the epoch.

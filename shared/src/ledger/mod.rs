@@ -22,7 +22,7 @@ pub use verify::{Break, Report};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -33,7 +33,7 @@ use self::line::{Chain, GENESIS, Stamped};
 use self::segment::{Segment, Tail, beside};
 use self::spool::Spool;
 use crate::error::{Fault, Kind};
-use crate::file;
+use crate::{file, state};
 
 /// Suffix of the file beside the ledger that keeps what was cut off a torn tail.
 pub const TORN: &str = "torn";
@@ -54,8 +54,6 @@ const SPOOL_WAIT: Duration = Duration::from_secs(1);
 
 /// Files one append may try: one damaged, one full, one whose fdatasync fails, a fresh one.
 const ROUNDS: usize = 4;
-
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -450,13 +448,10 @@ impl Ledger {
     }
 
     fn boot_id(&self) -> Result<&str, Error> {
-        static MACHINE: OnceLock<String> = OnceLock::new();
-        if let Some(boot) = self.boot.as_deref().or_else(|| MACHINE.get().map(String::as_str)) {
-            return Ok(boot);
+        match &self.boot {
+            Some(boot) => Ok(boot),
+            None => state::boot().map_err(|e| io_error("read", Path::new(state::BOOT_ID), e)),
         }
-        let read = fs::read_to_string(BOOT_ID)
-            .map_err(|source| io_error("read", Path::new(BOOT_ID), source))?;
-        Ok(MACHINE.get_or_init(|| read.trim().to_owned()))
     }
 }
 

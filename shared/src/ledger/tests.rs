@@ -100,7 +100,7 @@ fn a_new_ledger_begins_with_its_boot_and_zeros() {
 fn the_machine_has_a_boot_id() {
     let rig = Rig::new();
     Ledger::new(rig.path(), rig.spool(), Sync::Always).append(&attach("a")).unwrap();
-    let boot = fs::read_to_string(BOOT_ID).unwrap();
+    let boot = fs::read_to_string(state::BOOT_ID).unwrap();
     assert!(rig.lines().iter().all(|line| line.boot == boot.trim()));
 }
 

@@ -36,10 +36,10 @@ pub enum Ipv6 {
 }
 
 impl Ipv6 {
-    /// What this kernel offers.
+    /// What this kernel offers. One that cannot be asked is not made a router altogether.
     pub fn of_this_kernel() -> Self {
-        let known = Path::new("/proc/sys/net/ipv6/conf/all/force_forwarding").exists();
-        if known { Self::PerInterface } else { Self::Everywhere }
+        let switch = Path::new("/proc/sys/net/ipv6/conf/all/force_forwarding");
+        if switch.try_exists().unwrap_or(true) { Self::PerInterface } else { Self::Everywhere }
     }
 }
 

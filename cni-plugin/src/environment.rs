@@ -1,6 +1,7 @@
 //! The `CNI_*` variables: a runtime's call, checked as far as its verb needs them.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use shared::name::IfName;
@@ -185,12 +186,9 @@ pub(crate) fn is_identifier(text: &str) -> bool {
 }
 
 /// The program that called us, as its process is named: "containerd", "crio", "podman".
-pub(crate) fn caller() -> String {
+pub(crate) fn caller() -> io::Result<String> {
     let path = format!("/proc/{}/comm", std::os::unix::process::parent_id());
-    match std::fs::read_to_string(path) {
-        Ok(name) if !name.trim().is_empty() => name.trim().to_owned(),
-        _ => "unknown".to_owned(),
-    }
+    Ok(std::fs::read_to_string(path)?.trim().to_owned())
 }
 
 #[cfg(test)]

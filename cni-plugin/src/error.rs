@@ -25,6 +25,9 @@ pub(crate) enum Error {
     /// stdin could not be read.
     #[error("cannot read the network configuration from stdin")]
     Stdin(#[source] io::Error),
+    /// The process that called could not be asked for its name.
+    #[error("cannot tell which program calls")]
+    Caller(#[source] io::Error),
     /// stdin holds no usable configuration.
     #[error(transparent)]
     Envelope(#[from] netconf::EnvelopeError),
@@ -136,7 +139,7 @@ impl Error {
                 code::INCOMPATIBLE_VERSION
             }
             Self::Environment(_) | Self::Args(_) => code::INVALID_ENVIRONMENT,
-            Self::Stdin(_) => code::IO_FAILURE,
+            Self::Stdin(_) | Self::Caller(_) => code::IO_FAILURE,
             Self::Envelope(
                 netconf::EnvelopeError::Json { .. } | netconf::EnvelopeError::NoObject { .. },
             )
@@ -183,7 +186,11 @@ impl Error {
                 Some(format!("config is \"{wanted}\", plugin supports {:?}", Version::texts()))
             }
             Self::Gate { version, .. } => Some(format!("config is \"{version}\"")),
-            Self::Envelope(_) | Self::Environment(_) | Self::Stdin(_) | Self::FlatFile(_) => None,
+            Self::Envelope(_)
+            | Self::Environment(_)
+            | Self::Stdin(_)
+            | Self::Caller(_)
+            | Self::FlatFile(_) => None,
             Self::Args(args::Error::Unknown { .. }) => {
                 Some("remove it, or add IgnoreUnknown=1".to_owned())
             }
@@ -281,6 +288,7 @@ mod tests {
             (environment::Error::Missing { names: vec!["CNI_IFNAME"] }.into(), 4),
             (args::Error::Pair { pair: "x".to_owned() }.into(), 4),
             (Error::Stdin(io::ErrorKind::TimedOut.into()), 5),
+            (Error::Caller(io::ErrorKind::PermissionDenied.into()), 5),
             (envelope(b"{").unwrap_err().into(), 6),
             (envelope(b"[]").unwrap_err().into(), 6),
             (bare.name().unwrap_err().into(), 7),

@@ -31,7 +31,9 @@ pub(crate) fn run(environment: &Environment, mut envelope: Envelope) -> Result<(
     envelope.merge_flat_file()?;
     let named = fields::lookup(&envelope.raw, "socket_file");
     let engine = call::engine(named.and_then(|text| text.as_str()?.parse().ok()))?;
-    let request = GcRequest { runtime: Runtime::Cni, caller: caller(), network, valid };
+    // Whose list it is: a guess would keep what it does not name.
+    let caller = caller().map_err(Error::Caller)?;
+    let request = GcRequest { runtime: Runtime::Cni, caller, network, valid };
     let collected = engine.collect(&request)?;
     let mut failed = collected.failed;
     for (key, why) in collected.kept {

@@ -61,7 +61,7 @@ pub(crate) fn build(call: &Call<'_>, front_end: serde_json::Value) -> Result<Att
     Ok(AttachRequest {
         key: call.key()?,
         runtime: Runtime::Cni,
-        caller: caller(),
+        caller: caller().map_err(Error::Caller)?,
         netns: environment.netns_path().unwrap_or_default(),
         bridge: place.bridge.clone(),
         vlan: conf.vlan.clone(),

@@ -272,11 +272,10 @@ fn many_go_at_once_and_what_is_in_use_stays() {
         lab.attach(&container);
         container.remove();
     }
-    poll("all pairs are gone", SOON, || {
-        (!lab.host.ip("-o link").contains("veth-dead")).then_some(())
+    let found = poll("all pairs are gone", SOON, || {
+        let pieces = lab.engine.survey().pieces;
+        (pieces.len() == DEAD).then_some(pieces)
     });
-    let found = lab.engine.survey().pieces;
-    assert_eq!(found.len(), DEAD, "{found:?}");
     let held = lab.engine.state().lock("attachment lab/dead40/eth0").unwrap();
     for (piece, outcome) in lab.engine.clear(found) {
         assert_eq!(outcome.unwrap(), piece.name != "lab/dead40/eth0", "{}", piece.name);

@@ -27,6 +27,11 @@ const LOCK: &str = "tagged rule";
 const DEADLINE: Duration = Duration::from_secs(10);
 const LOCK_WAIT: &str = "5";
 
+/// Exit codes of a check for a rule that is not there, and for one that leads to a chain that is
+/// not there; 4 says that iptables could not look (`xtables_exittype`, xtables.h).
+const NO_SUCH_RULE: i32 = 1;
+const NO_SUCH_TARGET: i32 = 2;
+
 /// Where distributions put iptables.
 const DIRECTORIES: [&str; 5] = ["/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin"];
 
@@ -239,7 +244,8 @@ struct Program {
 
 /// How a run ended.
 struct Outcome {
-    success: bool,
+    /// `None`: a signal.
+    code: Option<i32>,
     stdout: String,
     stderr: String,
 }
@@ -247,11 +253,22 @@ struct Outcome {
 impl Program {
     /// Whether there is Docker's chain and FORWARD leads there: a flush takes the way there alone.
     fn leads_to_docker(&self) -> Result<bool, Error> {
-        Ok(self.spawn(&words(&["-C", FORWARD, "-j", DOCKER], false))?.success)
+        self.holds(&words(&["-C", FORWARD, "-j", DOCKER], false))
     }
 
     fn has_rule(&self, place: Place) -> Result<bool, Error> {
-        Ok(self.spawn(&words(&["-C", place.chain()], true))?.success)
+        self.holds(&words(&["-C", place.chain()], true))
+    }
+
+    /// What a check says. One that was killed, or could not look, has not said "no": the rule would
+    /// be added a second time, or left behind.
+    fn holds(&self, check: &[String]) -> Result<bool, Error> {
+        let outcome = self.spawn(check)?;
+        match outcome.code {
+            Some(0) => Ok(true),
+            Some(NO_SUCH_RULE | NO_SUCH_TARGET) => Ok(false),
+            _ => Err(self.refused(check, &outcome)),
+        }
     }
 
     fn delete(&self, place: Place) -> Result<bool, Error> {
@@ -266,11 +283,18 @@ impl Program {
     /// Runs it; its standard output if it succeeds.
     fn run(&self, words: &[String]) -> Result<String, Error> {
         let outcome = self.spawn(words)?;
-        if outcome.success {
+        if outcome.code == Some(0) {
             return Ok(outcome.stdout);
         }
-        let answer = outcome.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
-        Err(Error::Refused { command: self.line(words), answer })
+        Err(self.refused(words, &outcome))
+    }
+
+    fn refused(&self, words: &[String], outcome: &Outcome) -> Error {
+        let answer = match outcome.code {
+            Some(_) => outcome.stderr.split_whitespace().collect::<Vec<_>>().join(" "),
+            None => "it was killed".to_owned(),
+        };
+        Error::Refused { command: self.line(words), answer }
     }
 
     fn line(&self, words: &[String]) -> String {
@@ -299,7 +323,7 @@ impl Program {
             std::thread::sleep(Duration::from_millis(1));
         };
         let mut outcome =
-            Outcome { success: status.success(), stdout: String::new(), stderr: String::new() };
+            Outcome { code: status.code(), stdout: String::new(), stderr: String::new() };
         if let Some(mut pipe) = child.stdout.take() {
             pipe.read_to_string(&mut outcome.stdout).map_err(run)?;
         }

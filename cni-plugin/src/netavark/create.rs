@@ -81,6 +81,7 @@ fn edit(
     let mut options = options(raw)?;
     options.insert("addresses".to_owned(), addresses.as_str().into());
     if let Some(Value::Array(subnets)) = network.get_mut("subnets")
+        && !subnets.is_empty()
         && let Source::Pool(settled) = &place.source
     {
         let mut gateways = Vec::new();

@@ -241,6 +241,11 @@ fn assemble(
             apart(&mut text);
             text.extend(inside.concat());
         }
+        // The markers kept it from the stanza before them: a blank line does so now.
+        let goes_on = |line: &&[u8]| !is_blank(line) && !is_keyword(line.trim_ascii());
+        if block.is_some() && after.first().is_some_and(goes_on) && !ends_blank(&text) {
+            text.push(b'\n');
+        }
         if bare_end && block.is_some() && text.ends_with(b"\n") {
             text.pop();
         }
@@ -259,6 +264,11 @@ fn assemble(
     }
     text.extend(after.concat());
     text
+}
+
+/// Whether nothing can be gone on with at the end of `text`.
+fn ends_blank(text: &[u8]) -> bool {
+    text.is_empty() || text.ends_with(b"\n\n") || text.ends_with(b"\n\r\n")
 }
 
 fn is_blank(line: &[u8]) -> bool {

@@ -334,7 +334,9 @@ fn call(house: &House, method: &str, body: &Value, options: Option<&[String]>) -
         let pid = driver.pid().to_string();
         let args = ["-f", "-qq", "-o", LOG, "-p", &pid];
         let tracer = Daemon::start("strace", Command::new("strace").args(args).args(options));
-        tracer.ready(READY, || traced(&pid));
+        // A call that it was waiting in as strace came may be the point: then it is dead already.
+        let held = || (traced(&pid) || !driver.alive()).then_some(());
+        poll("strace has hold of it", READY, held);
         tracer
     });
     let started = Instant::now();
@@ -346,7 +348,9 @@ fn call(house: &House, method: &str, body: &Value, options: Option<&[String]>) -
         std::thread::sleep(GRACE / 50);
     }
     if let Some(tracer) = tracer {
-        tracer.signal(Signal::SIGTERM);
+        if tracer.alive() {
+            tracer.signal(Signal::SIGTERM);
+        }
         let end = Instant::now() + GRACE;
         while tracer.alive() && Instant::now() < end {
             std::thread::sleep(GRACE / 200);

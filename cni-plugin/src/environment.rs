@@ -185,10 +185,15 @@ pub(crate) fn is_identifier(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
-/// The program that called us, as its process is named: "containerd", "crio", "podman".
+/// The program that called us, as its process is named: "containerd", "crio", "podman"; "unknown"
+/// if it is outside our process id namespace.
 pub(crate) fn caller() -> io::Result<String> {
     let path = format!("/proc/{}/comm", std::os::unix::process::parent_id());
-    Ok(std::fs::read_to_string(path)?.trim().to_owned())
+    match std::fs::read_to_string(path) {
+        Ok(name) => Ok(name.trim().to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok("unknown".to_owned()),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]

@@ -301,7 +301,8 @@ fn a_storm_of_five_hundred_is_absorbed() {
     many.ip("link set e77 up");
     many.ip("address add 10.200.0.9/24 dev e77");
     poll("it passes", SOON, || many.ping("10.200.0.1".parse().unwrap()).then_some(()));
-    // Then it idles: nothing of what the storm took is kept, and nothing is looked at.
+    // Then it idles, once the collector has had its look 5 s after the last change: nothing of what
+    // the storm took is kept, and nothing is looked at.
     let of_process =
         |file: &str| fs::read_to_string(format!("/proc/{}/{file}", agent.pid())).unwrap();
     let ticks = || -> u64 {
@@ -310,15 +311,17 @@ fn a_storm_of_five_hundred_is_absorbed() {
         let fields = stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2);
         fields.map(|ticks| ticks.parse::<u64>().unwrap()).sum()
     };
-    sleep(Duration::from_secs(2));
-    let before = ticks();
-    sleep(Duration::from_secs(5));
-    let spent = ticks() - before;
-    assert!(spent < 10, "{spent} hundredths of a second of 5 s");
+    poll("it idles", Duration::from_secs(30), || {
+        let before = ticks();
+        sleep(Duration::from_secs(3));
+        let spent = ticks() - before;
+        eprintln!("{spent} ticks in 3 s");
+        (spent < 4).then_some(())
+    });
     let status = of_process("status");
     let heap = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
     let heap: u64 = heap.trim().trim_end_matches(" kB").parse().unwrap();
-    eprintln!("idle: {spent} ticks in 5 s, {heap} KiB of heap and stacks");
+    eprintln!("idle: {heap} KiB of heap and stacks");
     // The rest of the 20 MiB is the program itself.
     assert!(heap < 10 * 1024, "{heap} KiB of heap and stacks");
     let ended = Instant::now();

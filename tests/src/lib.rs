@@ -51,7 +51,7 @@ pub use machine::Machine;
 pub use outage::Probe;
 pub use podman::Podman;
 pub use recovery::{CONVERGED, Recovery, is_long, rounds};
-pub use snapshot::{Snapshot, assert_same};
+pub use snapshot::{Snapshot, assert_same, assert_soon_same};
 pub use switch::Switch;
 pub use traffic::{
     ECHO_PORT, EchoServer, NAME_PORT, Stream, tcp_exchange, udp_exchange, who_answers,

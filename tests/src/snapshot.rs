@@ -5,12 +5,16 @@ use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use crate::command::{Command, poll};
 use crate::switch::Switch;
+
+/// How long a host may take to be again as it was.
+const CONVERGED: Duration = Duration::from_secs(10);
 
 /// Trees whose files are part of the picture.
 const TREES: [&str; 7] = [
@@ -184,6 +188,23 @@ impl Snapshot {
 pub fn assert_same(before: &Snapshot, after: &Snapshot) {
     let difference = before.difference(after);
     assert!(difference.is_empty(), "the host is not as it was:\n{difference}");
+}
+
+/// Panics unless what `now` sees is as it was `before`, within ten seconds: ovs-vswitchd takes its
+/// time after an act, and the agent shows a moment later in the managed block what has changed.
+#[track_caller]
+pub fn assert_soon_same(before: &Snapshot, now: impl Fn() -> Snapshot) {
+    let end = Instant::now() + CONVERGED;
+    loop {
+        let after = now();
+        if Instant::now() > end {
+            return assert_same(before, &after);
+        }
+        if before.difference(&after).is_empty() {
+            return;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 fn plain(line: &str) -> Option<String> {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use rig::{Host, PortAgent, Snapshot, assert_same, poll};
+use rig::{Host, PortAgent, Snapshot, assert_same, assert_soon_same, poll};
 
 /// A configuration with everything that `up` can make.
 const FULL: &str = r#"
@@ -311,9 +311,7 @@ fn down_goes_as_far_as_it_can_say_and_is_finished_later() {
     assert!(said.contains("cannot reach ovsdb-server"), "{said}");
     host.switch().start_ovsdb();
     agent.run("down");
-    poll("the switch has followed", Duration::from_secs(10), || {
-        before.difference(&picture(host)).is_empty().then_some(())
-    });
+    assert_soon_same(&before, || picture(host));
 }
 
 /// A lookup that failed was taken for an interface that is gone, and its forwarding switched off.

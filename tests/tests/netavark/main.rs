@@ -7,7 +7,7 @@ mod traps;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rig::{Command, Container, Host, INTERNET, Podman, Snapshot, Uplink, assert_same, poll};
+use rig::{Command, Container, Host, INTERNET, Podman, Snapshot, Uplink, assert_soon_same, poll};
 use serde_json::{Value, json};
 
 /// Where Podman finds the plugin.
@@ -54,14 +54,8 @@ impl Scene {
         self.podman.command(args[0]).args(&args[1..]).stdin(input.to_string()).output()
     }
 
-    /// The host; ovs-vswitchd takes its time after an act.
     fn returned(&self, before: &Snapshot) {
-        let same = || before.difference(&self.host.snapshot()).is_empty().then_some(());
-        let end = std::time::Instant::now() + Duration::from_secs(5);
-        while same().is_none() && std::time::Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        assert_same(before, &self.host.snapshot());
+        assert_soon_same(before, || self.host.snapshot());
     }
 }
 

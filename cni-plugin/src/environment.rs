@@ -185,13 +185,13 @@ pub(crate) fn is_identifier(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
 }
 
-/// The program that called us, as its process is named: "containerd", "crio", "podman"; "unknown"
-/// if it is outside our process id namespace.
-pub(crate) fn caller() -> io::Result<String> {
+/// The program that called us, as its process is named: "containerd", "crio", "podman"; `None` if
+/// it is outside our process id namespace.
+pub(crate) fn caller() -> io::Result<Option<String>> {
     let path = format!("/proc/{}/comm", std::os::unix::process::parent_id());
     match std::fs::read_to_string(path) {
-        Ok(name) => Ok(name.trim().to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok("unknown".to_owned()),
+        Ok(name) => Ok(Some(name.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }

@@ -28,6 +28,9 @@ pub(crate) enum Error {
     /// The process that called could not be asked for its name.
     #[error("cannot tell which program calls")]
     Caller(#[source] io::Error),
+    /// GC by a process that this one cannot see: whose attachments may go is unknown.
+    #[error("cannot tell whose attachments GC may remove: its caller is in another pid namespace")]
+    Nameless,
     /// stdin holds no usable configuration.
     #[error(transparent)]
     Envelope(#[from] netconf::EnvelopeError),
@@ -139,7 +142,7 @@ impl Error {
                 code::INCOMPATIBLE_VERSION
             }
             Self::Environment(_) | Self::Args(_) => code::INVALID_ENVIRONMENT,
-            Self::Stdin(_) | Self::Caller(_) => code::IO_FAILURE,
+            Self::Stdin(_) | Self::Caller(_) | Self::Nameless => code::IO_FAILURE,
             Self::Envelope(
                 netconf::EnvelopeError::Json { .. } | netconf::EnvelopeError::NoObject { .. },
             )
@@ -194,6 +197,11 @@ impl Error {
             Self::Args(args::Error::Unknown { .. }) => {
                 Some("remove it, or add IgnoreUnknown=1".to_owned())
             }
+            Self::Nameless => Some(
+                "call the plugin from the pid namespace of the runtime, or set \"disableGC\": true \
+                 in the network's file"
+                    .to_owned(),
+            ),
             Self::Args(_) | Self::NoAddress { .. } | Self::Collect { .. } => None,
             Self::Rootless(error) => error.hint(),
             Self::Field(error) => error.hint(),
@@ -289,6 +297,7 @@ mod tests {
             (args::Error::Pair { pair: "x".to_owned() }.into(), 4),
             (Error::Stdin(io::ErrorKind::TimedOut.into()), 5),
             (Error::Caller(io::ErrorKind::PermissionDenied.into()), 5),
+            (Error::Nameless, 5),
             (envelope(b"{").unwrap_err().into(), 6),
             (envelope(b"[]").unwrap_err().into(), 6),
             (bare.name().unwrap_err().into(), 7),

@@ -31,8 +31,8 @@ pub(crate) fn run(environment: &Environment, mut envelope: Envelope) -> Result<(
     envelope.merge_flat_file()?;
     let named = fields::lookup(&envelope.raw, "socket_file");
     let engine = call::engine(named.and_then(|text| text.as_str()?.parse().ok()))?;
-    // Whose list it is: a guess would keep what it does not name.
-    let caller = caller().map_err(Error::Caller)?;
+    // Whose list it is: a guess would remove what it has no right to, or keep what it gave up.
+    let caller = caller().map_err(Error::Caller)?.ok_or(Error::Nameless)?;
     let request = GcRequest { runtime: Runtime::Cni, caller, network, valid };
     let collected = engine.collect(&request)?;
     let mut failed = collected.failed;

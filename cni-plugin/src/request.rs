@@ -48,6 +48,9 @@ pub(crate) fn routes(own: &[Route], handed: &[Route], gateways: &[IpAddr]) -> Ve
     routes
 }
 
+/// Recorded for a caller whose name cannot be seen; no GC speaks for it.
+const NAMELESS: &str = "unknown";
+
 /// The whole request; `front_end` is the note to keep with the record.
 pub(crate) fn build(call: &Call<'_>, front_end: serde_json::Value) -> Result<AttachRequest, Error> {
     let Call { environment, conf, args, place, .. } = call;
@@ -61,7 +64,7 @@ pub(crate) fn build(call: &Call<'_>, front_end: serde_json::Value) -> Result<Att
     Ok(AttachRequest {
         key: call.key()?,
         runtime: Runtime::Cni,
-        caller: caller().map_err(Error::Caller)?,
+        caller: caller().map_err(Error::Caller)?.unwrap_or_else(|| NAMELESS.to_owned()),
         netns: environment.netns_path().unwrap_or_default(),
         bridge: place.bridge.clone(),
         vlan: conf.vlan.clone(),

@@ -1,12 +1,23 @@
 //! GC: the runtime's list decides over the runtime's attachments, and over no other's.
 
-use rig::Host;
+use rig::{Container, Host};
 use serde_json::{Value, json};
 
 use crate::{host, versioned};
 
 fn gc(host: &Host, more: Value) -> rig::Reply {
     host.plugin().call("GC", "", "", "", &versioned("1.1.0", more))
+}
+
+/// What the plugin prints when `caller`, words of a shell, calls it for `container`.
+fn called_by(caller: &str, host: &Host, verb: &str, container: &Container, conf: &Value) -> String {
+    host.sh(&format!(
+        "printf '%s' '{conf}' | CNI_COMMAND={verb} CNI_CONTAINERID={} CNI_NETNS={} CNI_IFNAME=eth0 \
+         CNI_PATH=/usr/lib/cni {caller} {} || true",
+        container.name(),
+        container.path().display(),
+        host.plugin().path().display()
+    ))
 }
 
 fn ports(host: &Host) -> Vec<String> {
@@ -50,18 +61,27 @@ fn other_networks_and_other_runtimes_are_only_reported() {
     let [web, db] = ["web", "db"].map(|name| host.container(name));
     host.plugin().add(&web, &versioned("1.1.0", json!({"name": "other"}))).success();
     // Another program plugs in: a shell.
-    let script = format!(
-        "printf '%s' '{}' | CNI_COMMAND=ADD CNI_CONTAINERID=db CNI_NETNS={} CNI_IFNAME=eth0 \
-         CNI_PATH=/usr/lib/cni {}; true",
-        versioned("1.1.0", json!({})),
-        db.path().display(),
-        host.plugin().path().display()
-    );
-    host.sh(&script);
+    called_by("", &host, "ADD", &db, &versioned("1.1.0", json!({})));
     let reply = gc(&host, json!({"cni.dev/valid-attachments": []}));
     assert!(reply.output.stderr.contains("net/db/eth0 is kept: made by sh"), "{}", reply.output);
     reply.success();
     assert_eq!(ports(&host).len(), 2);
+}
+
+/// Two runtimes whose names cannot be seen look like one.
+#[test]
+fn a_caller_in_another_pid_namespace_collects_nothing() {
+    let host = host();
+    let web = host.container("web");
+    let call = |verb: &str, more: Value| {
+        called_by("unshare --pid --fork", &host, verb, &web, &versioned("1.1.0", more))
+    };
+    call("ADD", json!({}));
+    let error = call("GC", json!({"cni.dev/valid-attachments": []}));
+    assert!(error.contains("another pid namespace") && error.contains("disableGC"), "{error}");
+    assert_eq!(ports(&host), ["veth-web-eth0"]);
+    assert_eq!(call("DEL", json!({})), "");
+    assert_eq!(ports(&host), Vec::<String>::new());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt,
 };
@@ -155,8 +156,16 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
         }
         stream.set_read_timeout(Some(left)).map_err(failed)?;
         let count = match stream.read(&mut buffer) {
-            // Said with how long was waited.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            // Said with how long was waited. A process that was stopped and goes on is interrupted
+            // where there is a deadline (signal(7)).
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) =>
+            {
+                continue;
+            }
             count => count.map_err(failed)?,
         };
         // It died over the question.
@@ -182,7 +191,12 @@ fn dial(state: &State, deadline: Duration) -> io::Result<UnixStream> {
     let address = UnixAddr::new(&state.control())?;
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
-    connect(fd.as_raw_fd(), &address)?;
+    loop {
+        match connect(fd.as_raw_fd(), &address) {
+            Err(Errno::EINTR) => {}
+            connected => break connected?,
+        }
+    }
     Ok(UnixStream::from(fd))
 }
 

@@ -63,6 +63,59 @@ fn a_pair_by_hand_and_back() {
     agent.run("ledger verify");
 }
 
+/// Plugging it in renamed the first, so that another could have its name: that one was taken for
+/// the first, which `attach` called plugged in, or unplugged.
+#[test]
+fn a_name_that_came_back_is_another_interface() {
+    let host = Host::new();
+    let web = pair(&host);
+    let agent = host.port_agent();
+    agent.run("attach veth1 --bridge ovsbr1");
+    let db = host.container("db");
+    host.ip("link add veth1 type veth peer name eth0 netns db");
+    let refused = agent.output("detach veth1");
+    assert!(refused.stderr.contains("interface veth1 is not plugged in"), "{refused}");
+    let said = agent.run("attach veth1 --bridge ovsbr1");
+    assert_eq!(said, "veth1 plugged into ovsbr1 as veth-db-eth0 (untagged)\n");
+    db.ip("link set eth0 up");
+    passes_traffic(&host, &db);
+    passes_traffic(&host, &web);
+    // Both had it.
+    let refused = agent.output("detach veth1");
+    assert!(refused.stderr.contains("interface veth1 is not plugged in"), "{refused}");
+    agent.run("detach veth-db-eth0");
+    host.ip("link delete veth1");
+    agent.run("detach veth1");
+    assert_eq!(host.ip("-o link show veth1").lines().count(), 1, "web's has its name back");
+}
+
+/// The same where the namespace has no name: the attachment is named after the interface.
+#[test]
+fn a_name_that_came_back_takes_no_port_from_the_first() {
+    let host = Host::new();
+    let agent = host.port_agent();
+    agent.run("up");
+    let ports = || {
+        host.vsctl("list-ports ovsbr1").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let pids = [1, 2].map(|number| {
+        let pid = host.sh("unshare -n sleep 600 >/dev/null 2>&1 & echo $!").trim().to_owned();
+        poll("it has its namespace", SOON, || {
+            let add = format!("link add veth7 type veth peer name eth{number} netns {pid}");
+            let own = host.sh(&format!("readlink /proc/self/ns/net /proc/{pid}/ns/net | sort -u"));
+            (own.lines().count() == 2).then(|| host.ip(&add))
+        });
+        agent.run("attach veth7 --bridge ovsbr1");
+        assert_eq!(ports().len(), number, "{:?}", ports());
+        pid
+    });
+    for port in ports() {
+        agent.run(&format!("detach {port}"));
+    }
+    assert_eq!(ports(), Vec::<String>::new());
+    host.sh(&format!("kill {}", pids.join(" ")));
+}
+
 #[test]
 fn another_vlan_or_bridge_plugs_it_in_anew() {
     let host = Host::new();

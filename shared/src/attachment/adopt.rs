@@ -92,24 +92,23 @@ impl Engine {
     /// Plugs one interface in by name. Asked again it returns the same record.
     pub fn attach_interface(&self, request: &HandRequest) -> Result<Record, Error> {
         let mut netlink = Netlink::open()?;
-        let link = match self.adopted(&request.interface)? {
-            // By the name it had.
-            Some(found) if netlink.link(&request.interface)?.is_none() => {
-                netlink.link(&found.port)?
-            }
-            _ => None,
+        let link = match self.adopted(&request.interface, &mut netlink)? {
+            Some(found) => netlink.link(&found.port)?,
+            None => None,
         };
         let link = match link {
             Some(link) => link,
             None => host_end(request, &mut netlink)?,
         };
-        if let Some(found) = self.adopted(&link.name)? {
+        if let Some(found) = self.adopted(&link.name, &mut netlink)? {
             let same = found.bridge == request.how.bridge && found.vlan == request.how.vlan;
+            let is_it = found.adopted.as_ref().is_some_and(|adopted| adopted.index == link.index);
             let mut ovsdb = Client::connect(&self.config().ovsdb, OVSDB_DEADLINE)?;
-            if same && found.complete && is_plugged(&mut ovsdb, &found)? {
+            if same && is_it && found.complete && is_plugged(&mut ovsdb, &found)? {
                 return Ok(found);
             }
-            // Another bridge or VLAN, or half plugged in: from the beginning.
+            // Another bridge or VLAN, half plugged in, or gone and another of that name there: from
+            // the beginning.
             self.detach(&found.key)?;
         }
         let link = netlink.link_by_index(link.index)?.unwrap_or(link);
@@ -136,7 +135,7 @@ impl Engine {
     /// Unplugs an interface that was plugged in by hand or by the monitor, under the name it has
     /// or had, and gives it back as it was. The monitor does not take it again.
     pub fn detach_interface(&self, interface: &IfName) -> Result<Record, Error> {
-        let Some(record) = self.adopted(interface)? else {
+        let Some(record) = self.adopted(interface, &mut Netlink::open()?)? else {
             let foreign = self.records()?.0.into_iter().find(|record| record.port == *interface);
             return Err(match foreign {
                 Some(Record { runtime, key, port, .. }) => Error::Foreign { port, runtime, key },
@@ -158,28 +157,36 @@ impl Engine {
         let mut vanished = Vanished::default();
         for record in self.records()?.0 {
             let Some(adopted) = &record.adopted else { continue };
-            let there = links.iter().any(|link| {
+            let is_it = |link: &Link| {
                 link.index == adopted.index && (link.name == record.port || !record.complete)
-            });
-            if there {
+            };
+            if links.iter().any(is_it) {
                 continue;
             }
-            match self.detach(&record.key) {
-                Ok(_) => vanished.detached.push(record),
+            // Since that look it may have been renamed by us, or another have taken its place.
+            let gone = |netlink: &mut Netlink| {
+                Ok(!netlink.link_by_index(adopted.index)?.as_ref().is_some_and(is_it))
+            };
+            match self.detach_lost(&record, gone) {
+                Ok(true) => vanished.detached.push(record),
+                Ok(false) => {}
                 Err(error) => vanished.failed.push(error),
             }
         }
         Ok(vanished)
     }
 
-    /// The adopted interface of that name, present or former.
-    fn adopted(&self, name: &IfName) -> Result<Option<Record>, Error> {
-        let all = self.records()?.0;
-        let by = |is: &dyn Fn(&Record, &Adopted) -> bool| {
-            all.iter().find(|r| r.adopted.as_ref().is_some_and(|adopted| is(r, adopted))).cloned()
-        };
-        Ok(by(&|record, _| record.port == *name)
-            .or_else(|| by(&|_, adopted| adopted.name == *name)))
+    /// The adopted interface of that name, or the only one that had it before, where no other has it
+    /// now.
+    fn adopted(&self, name: &IfName, netlink: &mut Netlink) -> Result<Option<Record>, Error> {
+        let (all, _unreadable) = self.records()?;
+        let mut adopted: Vec<_> = all.into_iter().filter(|r| r.adopted.is_some()).collect();
+        if let Some(at) = adopted.iter().position(|record| record.port == *name) {
+            return Ok(Some(adopted.swap_remove(at)));
+        }
+        adopted.retain(|record| record.adopted.as_ref().is_some_and(|had| had.name == *name));
+        let only = adopted.len() == 1 && netlink.link(name)?.is_none();
+        Ok(adopted.pop().filter(|_| only))
     }
 
     fn adopt_batch(
@@ -225,10 +232,20 @@ impl Engine {
         ovsdb: &mut Client,
         netlink: &mut Netlink,
     ) -> Result<Begun, Error> {
-        let key = key(how, facts);
-        let lock = self.state().lock(&lock_key(&key))?;
+        let mut key = key(how, facts);
+        let mut lock = self.state().lock(&lock_key(&key))?;
         let link = unchanged(facts, netlink)?;
-        match self.record(&key).unwrap_or_default() {
+        let mut found = self.record_if_sound(&key)?;
+        if let Some(other) = found.as_ref().and_then(|record| record.adopted.as_ref())
+            && other.index != facts.index
+            && netlink.link_by_index(other.index)?.is_some()
+        {
+            // Plugged in under another name, it has left its own to this one.
+            key.container = format!("{}-{}", key.container, facts.index);
+            lock = self.state().lock(&lock_key(&key))?;
+            found = self.record_if_sound(&key)?;
+        }
+        match found {
             Some(found) if found.adopted.is_none() => {
                 let (runtime, key) = (found.runtime, found.key);
                 return Err(Error::Foreign { port: found.port, runtime, key });

@@ -14,7 +14,7 @@ use crate::ledger::Action;
 use crate::link::{self, HOST_END_GROUP, Link, Netlink, Unlink};
 use crate::mac::Mac;
 use crate::name::IfName;
-use crate::netns::Netns;
+use crate::netns::{self, Netns};
 use crate::ovsdb::{Client, Generation};
 use crate::state;
 
@@ -52,7 +52,7 @@ impl Engine {
     /// The same; the caller holds the lock.
     pub(super) fn detach_locked(&self, key: &Key) -> Result<Option<Record>, Error> {
         // A record that says nothing must not keep the container plugged in.
-        let record = self.record(key).unwrap_or_default();
+        let record = self.record_if_sound(key)?;
         let recorded = self.record_path(key).exists();
         let unplugged = self.unplug(key, record.as_ref(), OVSDB_DEADLINE)?;
         if recorded || unplugged.found {
@@ -64,6 +64,23 @@ impl Engine {
         }
         self.forget(key, &unplugged)?;
         Ok(record)
+    }
+
+    /// Unplugs what `seen` is the record of if it still is, and if it is `lost` yet now that nobody
+    /// else is at work on it. False if not.
+    pub(super) fn detach_lost(
+        &self,
+        seen: &Record,
+        lost: impl FnOnce(&mut Netlink) -> Result<bool, Error>,
+    ) -> Result<bool, Error> {
+        let state = self.state();
+        state.prepare()?;
+        let _lock = state.lock(&lock_key(&seen.key))?;
+        let still = self.record(&seen.key)?.as_ref() == Some(seen) && lost(&mut Netlink::open()?)?;
+        if still {
+            self.detach_locked(&seen.key)?;
+        }
+        Ok(still)
     }
 
     /// Removes the record, if there is one.
@@ -224,7 +241,10 @@ impl Engine {
 /// Deletes the container end where the host end was moved away: only in the very namespace of a
 /// finished record, and only with the recorded MAC.
 fn delete_container_end(record: &Record) -> Result<(), Error> {
-    let Ok(netns) = Netns::open(&record.netns) else { return Ok(()) };
+    let netns = match Netns::open(&record.netns) {
+        Err(netns::Error::Missing { .. } | netns::Error::NotANamespace { .. }) => return Ok(()),
+        netns => netns?,
+    };
     if Some(netns.id()) != record.netns_id {
         return Ok(());
     }

@@ -315,6 +315,15 @@ impl Engine {
         Ok(state::read(&self.record_path(key))?)
     }
 
+    /// The same; `None` also where the file says nothing that is understood. One that cannot be read
+    /// just now is an error: it may say whose the interface is.
+    pub(super) fn record_if_sound(&self, key: &Key) -> Result<Option<Record>, Error> {
+        match self.record(key) {
+            Err(Error::State(state::Error::Garbage { .. })) => Ok(None),
+            read => read,
+        }
+    }
+
     /// Every record that can be read; of the others, why not.
     pub fn records(&self) -> Result<(Vec<Record>, Vec<state::Error>), Error> {
         let (mut records, mut unreadable) = (Vec::new(), Vec::new());

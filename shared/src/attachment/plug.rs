@@ -40,7 +40,11 @@ impl Engine {
                 return Ok(found);
             }
             // A crash, or a record that says nothing: start from nothing.
-            found => self.start_over(&request.key, found.unwrap_or_default().as_ref())?,
+            Ok(Some(found)) => self.start_over(&request.key, Some(&found))?,
+            Err(Error::State(state::Error::Garbage { .. })) => {
+                self.start_over(&request.key, None)?;
+            }
+            Err(error) => return Err(error),
         }
         self.walk(request, Place::Here(&peer), ovsdb)
     }
@@ -53,19 +57,13 @@ impl Engine {
         let mut netlink = Netlink::open()?;
         for record in self.records()?.0 {
             let ours = record.runtime == runtime && record.complete && record.netns_id.is_none();
-            if !ours {
+            if !ours || !is_lost(&record, &mut netlink)? {
                 continue;
             }
-            // Renamed is not gone.
-            let gone = netlink.link(&record.port)?.is_none()
-                && !netlink.links()?.iter().any(|link| link.mac == Some(record.host_mac));
-            let unused = state::uptime().saturating_sub(record.uptime) > UNMOVED.as_secs()
-                && netlink.link(&peer_name(&record.key))?.is_some();
-            if gone || unused {
-                match self.detach(&record.key) {
-                    Ok(_) => lost.push(record.key),
-                    Err(error) => failed.push(error),
-                }
+            match self.detach_lost(&record, |netlink| is_lost(&record, netlink)) {
+                Ok(true) => lost.push(record.key),
+                Ok(false) => {}
+                Err(error) => failed.push(error),
             }
         }
         Ok((lost, failed))
@@ -117,6 +115,16 @@ impl Engine {
         Networks::new(self.config()).forget(network)?;
         Ok(true)
     }
+}
+
+/// Whether no container can be using any more what was plugged in for a runtime to move.
+fn is_lost(record: &Record, netlink: &mut Netlink) -> Result<bool, Error> {
+    // Renamed is not gone.
+    let gone = netlink.link(&record.port)?.is_none()
+        && !netlink.links()?.iter().any(|link| link.mac == Some(record.host_mac));
+    let unused = state::uptime().saturating_sub(record.uptime) > UNMOVED.as_secs()
+        && netlink.link(&peer_name(&record.key))?.is_some();
+    Ok(gone || unused)
 }
 
 /// The name of the container end until the runtime moves it: `vp-` and a digest.

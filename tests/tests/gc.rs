@@ -178,17 +178,31 @@ fn what_may_live_is_spared() {
         gateway: None,
     };
     pools.acquire(&subnet, "docker/pool/1", None).unwrap();
+    // Their pools are lost, and a container or an endpoint has them: they were given to others.
+    let plugged = pools.acquire(&subnet, "docker/lost/1", None).unwrap().ip;
+    let created = pools.acquire(&subnet, "docker/lost/2", None).unwrap().ip;
+    let web = add(&host, "web");
+    let text = fs::read_to_string(record("web")).unwrap();
+    let mut of_docker: Value = serde_json::from_str(&text).unwrap();
+    of_docker["runtime"] = "docker".into();
+    of_docker["addresses"][0]["address"] = format!("{plugged}/24").into();
+    fs::write(record("web"), of_docker.to_string()).unwrap();
     pools.acquire(&subnet, "host/ovsbr1/10.200.0.9", None).unwrap();
     age();
-    host.write("/var/lib/ovs-port-agent/docker/pools/a.json", "{\"owner\":\"docker/pool/1\"}");
     let before = host.snapshot();
+    // Where Docker's driver keeps its pools nobody knows.
+    let said = agent.run("gc");
+    assert!(said.contains("Nothing was left behind."), "{said}");
+    host.write("/var/lib/ovs-port-agent/docker/pools/a.json", "{\"owner\":\"docker/pool/1\"}");
+    let endpoint = format!("{{\"addresses\":[\"{created}/24\"]}}");
+    host.write("/var/lib/ovs-port-agent/docker/endpoints/e.json", &endpoint);
     let said = agent.run("gc");
     assert!(said.contains("Nothing was left behind."), "{said}");
     for spared in ["its namespace", "veth-known-eth0 is there", "Docker's driver keeps it"] {
         assert!(said.contains(spared), "{spared}:\n{said}");
     }
     assert_same(&before, &host.snapshot());
-    drop((cut, known));
+    drop((cut, known, web));
 }
 
 #[test]

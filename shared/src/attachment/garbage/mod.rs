@@ -218,13 +218,13 @@ impl Survey {
                 self.spared.push(format!("lease {name}: an address of the host"));
                 continue;
             } else if owner.starts_with("docker/") {
-                if age < YOUNG_OF_DOCKER || sources.docker.pools.contains(&format!("\"{owner}\"")) {
+                if age < YOUNG_OF_DOCKER || sources.docker_keeps(lease) {
                     self.spared.push(format!("lease {name}: Docker's driver keeps it"));
                     continue;
                 }
                 [
-                    format!("there is no port of {owner} in Open vSwitch"),
-                    "no pool of Docker's driver has it".to_owned(),
+                    "no container that Docker plugged in has it".to_owned(),
+                    "no pool and no endpoint of Docker's driver has it".to_owned(),
                 ]
             } else if owner.split('/').count() < 3 {
                 self.spared.push(format!("lease {name}: not an attachment's"));

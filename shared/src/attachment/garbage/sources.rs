@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -12,7 +13,7 @@ use crate::address::{Lease, UNREADABLE};
 use crate::attachment::Engine;
 use crate::attachment::attach::OVSDB_DEADLINE;
 use crate::attachment::owner;
-use crate::attachment::record::Record;
+use crate::attachment::record::{Record, Runtime};
 use crate::error::{Fault, sentence};
 use crate::file;
 use crate::link::{Link, Netlink};
@@ -34,6 +35,8 @@ pub(super) struct Sources {
     pub links: Links,
     /// What records and ports say they are of.
     pub known: HashSet<String>,
+    /// Addresses of the containers that Docker plugged in: their leases are named after a pool.
+    pub of_docker: HashSet<IpAddr>,
     pub leases: Vec<(IpNet, Lease)>,
     pub networks: Vec<Network>,
     pub publications: Vec<Publication>,
@@ -48,11 +51,12 @@ pub(super) struct Links {
 }
 
 /// What Docker's driver keeps, as far as it must be spared.
-#[derive(Default)]
 pub(super) struct Docker {
     pub networks: Vec<Network>,
-    /// Its pools, as text: owners of leases are looked for in it.
-    pub pools: String,
+    /// Its pools, as text: owners of leases are looked for in it. `None`: they are not here.
+    pub pools: Option<String>,
+    /// Its endpoints, as text: addresses are looked for in it.
+    pub endpoints: String,
 }
 
 /// The part of a Docker network's file that says where it lives.
@@ -89,6 +93,9 @@ impl Engine {
         let recorded = records.iter().map(|record| record.key.to_string());
         let plugged = ports.iter().filter_map(owner::key_of).map(|key| key.to_string());
         let known = recorded.chain(plugged).collect();
+        let docker = records.iter().filter(|record| record.runtime == Runtime::Docker);
+        let of_docker =
+            docker.flat_map(|r| r.addresses.iter().map(|held| held.address.addr())).collect();
         Ok(Sources {
             boot: said(state::boot_id())?,
             uptime: state::uptime(),
@@ -96,12 +103,24 @@ impl Engine {
             ports,
             links: said(Netlink::open().and_then(|mut netlink| netlink.links())).map(Links::of)?,
             known,
+            of_docker,
             leases,
             networks: said(Networks::new(self.config()).all())?,
             publications,
             docker: Docker::read(&self.config().ledger_path.with_file_name("docker"))
                 .map_err(|error| format!("cannot read what Docker's driver keeps: {error}"))?,
         })
+    }
+}
+
+impl Sources {
+    /// Whether anybody of Docker's may be using a lease. A driver that keeps what it has elsewhere
+    /// (`--state`) may.
+    pub(super) fn docker_keeps(&self, lease: &Lease) -> bool {
+        let Docker { pools, endpoints, .. } = &self.docker;
+        pools.as_ref().is_none_or(|pools| pools.contains(&format!("\"{}\"", lease.owner)))
+            || endpoints.contains(&format!("\"{}/", lease.ip))
+            || self.of_docker.contains(&lease.ip)
     }
 }
 
@@ -120,7 +139,12 @@ impl Docker {
                 |path: &PathBuf| String::from_utf8(file::read(path)?).map_err(io::Error::other);
             paths.iter().filter(|path| json(path)).map(text).collect()
         };
-        let mut docker = Self { pools: texts("pools")?.concat(), ..Self::default() };
+        let pools = fs::exists(dir.join("pools"))?.then(|| texts("pools")).transpose()?;
+        let mut docker = Self {
+            pools: pools.map(|texts| texts.concat()),
+            endpoints: texts("endpoints")?.concat(),
+            networks: Vec::new(),
+        };
         for text in texts("networks")? {
             docker.networks.push(serde_json::from_str::<DockerNetwork>(&text)?.place);
         }

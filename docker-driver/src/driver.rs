@@ -44,6 +44,10 @@ const LINK_DEADLINE: Duration = Duration::from_secs(8);
 /// How long an endpoint may wait for its Join, in seconds: dockerd sends it at once.
 const UNJOINED: u64 = 3600;
 
+/// How long dockerd may take from an endpoint's Leave to its ReleaseAddress, which names nothing but
+/// the address: given back by us and given to another meanwhile, it would be taken from that one.
+pub(crate) const LEAVING: Duration = Duration::from_secs(6);
+
 /// How long dockerd must not have listed a network that is then removed: longer than a CreateNetwork
 /// may take, so that more than one answer of it says so.
 const ABSENT: Duration = Duration::from_secs(45);
@@ -74,6 +78,8 @@ pub(crate) struct Driver {
     fresh_dockerd: AtomicBool,
     /// Networks that dockerd no longer lists, since when.
     absent: Mutex<BTreeMap<String, Instant>>,
+    /// Endpoints that no container can be using any more, since when.
+    leaving: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl Driver {
@@ -86,6 +92,7 @@ impl Driver {
             ipam: Ipam::new(Store::open(dir.join("pools"), Lasts::ForEver)?),
             fresh_dockerd: AtomicBool::new(false),
             absent: Mutex::default(),
+            leaving: Mutex::default(),
         };
         // We were killed while making it: dockerd repeats that call without its body, and fails.
         for mut network in this.networks.all()?.into_iter().filter(|network| network.unfinished) {
@@ -376,16 +383,18 @@ impl Driver {
         json!({})
     }
 
-    /// Puts back what a reboot took: gateways, NAT, leases.
-    pub(crate) fn restore(&self) -> Result<(), Error> {
+    /// Puts back what a reboot took: gateways, NAT, leases. Returns why networks are not there yet,
+    /// a sentence each.
+    pub(crate) fn restore(&self) -> Result<Vec<String>, Error> {
         self.engine.state().prepare()?;
         self.ipam.restore(&self.engine)?;
-        for network in self.networks.all()? {
-            if !network.removed {
-                self.ensure(&network)?;
+        let mut missing = Vec::new();
+        for network in self.networks.all()?.into_iter().filter(|network| !network.removed) {
+            if let Err(error) = self.ensure(&network) {
+                missing.push(format!("network {}: {}", network.short(), sentence(&error)));
             }
         }
-        Ok(())
+        Ok(missing)
     }
 
     /// Whether there is anything that dockerd could tell more about.
@@ -443,8 +452,9 @@ impl Driver {
     }
 
     /// Clears away what dockerd has forgotten: it never sends a Leave for a container that died
-    /// with it, nor anything again that failed.
-    pub(crate) fn sweep(&self) -> Result<(), Error> {
+    /// with it, nor anything again that failed. True if there is something to look at again after
+    /// [`LEAVING`].
+    pub(crate) fn sweep(&self) -> Result<bool, Error> {
         if self.fresh_dockerd.load(Ordering::Relaxed) {
             self.pass_forward();
         }
@@ -453,23 +463,36 @@ impl Driver {
             tracing::warn!(error = %sentence(&error), "a lost endpoint cannot be unplugged yet");
         }
         let boot = state::boot_id()?;
+        let mut before = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut leaving = BTreeMap::new();
         for endpoint in self.endpoints.all()? {
             let key = key(&endpoint.network, &endpoint.id);
-            let dead = endpoint.boot_id != boot
+            let of_old_boot = endpoint.boot_id != boot;
+            let dead = of_old_boot
                 || (endpoint.joined
                     && (lost.contains(&key) || self.engine.record(&key)?.is_none()))
                 || (!endpoint.joined && state::uptime().saturating_sub(endpoint.since) > UNJOINED);
-            if dead {
-                self.remove_endpoint(&endpoint.network, &endpoint.id)?;
-                // Who forgot the endpoint forgot its addresses.
-                self.ipam.reclaim(&self.engine, &endpoint.addresses)?;
+            if !dead {
+                continue;
             }
+            let since = before.get(&endpoint.id).copied().unwrap_or_else(Instant::now);
+            if !of_old_boot && since.elapsed() < LEAVING {
+                leaving.insert(endpoint.id, since);
+                continue;
+            }
+            self.engine.detach(&key)?;
+            // Who forgot the endpoint forgot its addresses.
+            let forgotten = || self.endpoints.remove(&endpoint.id);
+            self.ipam.reclaim(&self.engine, &endpoint.addresses, forgotten)?;
         }
+        *before = leaving;
+        let again = !before.is_empty();
+        drop(before);
         let endpoints = self.endpoints.all()?;
         let in_use: Vec<_> =
             endpoints.iter().flat_map(|endpoint| &endpoint.addresses).copied().collect();
         self.ipam.collect(&self.engine, &in_use)?;
-        Ok(())
+        Ok(again)
     }
 
     /// Takes away what is left of removed networks. No CreateNetwork or DeleteNetwork may come

@@ -115,6 +115,9 @@ impl Ipam {
     pub(crate) fn restore(&self, engine: &Engine) -> Result<(), Error> {
         let _turn = self.turn();
         for pool in self.store.all()? {
+            // Killed in a RequestAddress, we hold one more than is written down: the next one would
+            // be told that it has an address already.
+            engine.pools().release_all(&pool.next_owner())?;
             self.reserve_host(engine, &pool);
             for (ip, held) in &pool.addresses {
                 let subnet = pool.subnet(None);
@@ -351,9 +354,18 @@ impl Ipam {
         Ok(json!({}))
     }
 
-    /// Takes back what was given to an endpoint that is no more.
-    pub(crate) fn reclaim(&self, engine: &Engine, addresses: &[IpNet]) -> Result<(), Error> {
+    /// Takes back what was given to an endpoint, if `forgotten` has just removed that: no address
+    /// comes or goes between.
+    pub(crate) fn reclaim(
+        &self,
+        engine: &Engine,
+        addresses: &[IpNet],
+        forgotten: impl FnOnce() -> Result<bool, Error>,
+    ) -> Result<(), Error> {
         let _turn = self.turn();
+        if !forgotten()? {
+            return Ok(());
+        }
         for mut pool in self.store.all()? {
             for address in addresses {
                 self.release(engine, &mut pool, address.addr())?;

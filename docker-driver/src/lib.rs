@@ -30,7 +30,7 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::Api;
-use crate::driver::Driver;
+use crate::driver::{Driver, LEAVING};
 use crate::error::Error;
 use crate::server::{Server, blocking};
 
@@ -152,24 +152,38 @@ async fn serve(server: Arc<Server>, path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Puts back what a reboot took, then clears away what dockerd forgets.
+/// Puts back what a reboot took, and clears away what dockerd forgets.
 async fn keep(server: Arc<Server>) {
     let mut restored = false;
+    let mut trouble = None;
     loop {
         let this = Arc::clone(&server);
         let work = move || {
-            let result = if restored { Ok(()) } else { this.driver().restore() };
-            result.and_then(|()| this.driver().sweep())
+            // A network that cannot be put back keeps nothing else from being cleared away.
+            let missing = if restored { Vec::new() } else { this.driver().restore()? };
+            Ok((missing, this.driver().sweep()?))
         };
         let swept = match blocking(work).await {
-            Ok(()) => server.between_networks(Driver::sweep_networks).await,
+            Ok(swept) => server.between_networks(Driver::sweep_networks).await.map(|()| swept),
             Err(error) => Err(error),
         };
-        match swept {
-            Ok(()) => restored = true,
-            Err(error) => tracing::warn!(error = %sentence(&error), "will be tried again"),
+        let (why, leaving) = match swept {
+            Ok((missing, leaving)) => {
+                restored = missing.is_empty();
+                ((!restored).then(|| missing.join("; ")), leaving)
+            }
+            Err(error) => (Some(sentence(&error)), false),
+        };
+        // Said once: a bridge may be away for long.
+        if let Some(why) = why.as_ref().filter(|why| trouble.as_ref() != Some(*why)) {
+            tracing::warn!("will be tried again: {why}");
         }
-        let pause = if restored { SWEEP } else { RETRY };
+        trouble = why;
+        let pause = match (restored, leaving) {
+            (false, _) => RETRY,
+            (true, true) => LEAVING,
+            (true, false) => SWEEP,
+        };
         if tokio::time::timeout(pause, server.activated()).await.is_ok() {
             // It writes its own rules meanwhile.
             tokio::time::sleep(RETRY).await;

@@ -136,8 +136,15 @@ impl<'a> Networks<'a> {
             Some(rest) => state::write(&path, rest)?,
             None => drop(state::remove(&path)?),
         }
-        // NAT first: it speaks of the port.
-        nat::apply(&self.state, &self.segments()?)?;
+        // NAT first: it speaks of the port. A bridge that another network has lost is not in its way.
+        let mut netlink = Netlink::open()?;
+        let mut there = Vec::new();
+        for segment in self.segments()? {
+            if netlink.link(&segment.interface)?.is_some() {
+                there.push(segment);
+            }
+        }
+        nat::apply(&self.state, &there)?;
         if !network.gateway || network.vlan == VlanId::UNTAGGED {
             return Ok(());
         }
@@ -145,7 +152,6 @@ impl<'a> Networks<'a> {
         if rest.is_none() {
             return self.delete_gateway(&name);
         }
-        let mut netlink = Netlink::open()?;
         if let Some(link) = netlink.link(&name)? {
             for address in network.gateway_addresses() {
                 netlink.delete_address(link.index, address)?;

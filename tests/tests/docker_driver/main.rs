@@ -376,6 +376,26 @@ fn what_an_earlier_try_left_of_a_network_is_not_in_its_own_way() {
     assert_same(&before, &host.snapshot());
 }
 
+/// It kept every other from being looked after.
+#[test]
+fn a_network_whose_bridge_is_gone_keeps_no_dead_endpoint() {
+    let (host, driver) = host();
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    driver.ok("NetworkDriver.Join", &join());
+    driver.kill();
+    let port = host.vsctl("list-ports ovsbr1");
+    let port = port.lines().find(|port| port.starts_with("veth")).unwrap();
+    host.ip(&format!("link delete {port}"));
+    host.vsctl("del-br ovsbr1");
+    let driver = host.docker_driver();
+    poll("the endpoint is gone", Duration::from_secs(10), || {
+        let mut left = fs::read_dir("/var/lib/ovs-port-agent/docker/endpoints").unwrap();
+        left.next().is_none().then_some(())
+    });
+    driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+}
+
 #[test]
 fn thirty_networks_at_once_get_a_vlan_each() {
     let (host, driver) = host();

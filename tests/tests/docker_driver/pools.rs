@@ -137,3 +137,22 @@ fn a_pool_takes_along_the_address_that_a_killed_driver_gave_and_did_not_write_do
     assert_eq!(kept(), 0);
     assert_same(&before, &host.snapshot());
 }
+
+#[test]
+fn an_address_that_a_killed_driver_gave_and_did_not_write_down_is_in_nobodys_way() {
+    let (host, driver) = host();
+    let ask = json!({"AddressSpace": "ovs-agent", "Pool": "10.200.0.0/24", "SubPool": "",
+                     "Options": {}, "V6": false});
+    let pool = driver.ok("IpamDriver.RequestPool", &ask)["PoolID"].clone();
+    let before = host.snapshot();
+    let file = format!("/var/lib/ovs-port-agent/docker/pools/{}.json", pool.as_str().unwrap());
+    host.sh(&format!("cp {file} /run/rig/pool"));
+    driver
+        .ok("IpamDriver.RequestAddress", &json!({"PoolID": pool, "Address": "", "Options": null}));
+    driver.kill();
+    host.sh(&format!("cp /run/rig/pool {file}"));
+    let driver = host.docker_driver();
+    rig::assert_soon_same(&before, || host.snapshot());
+    let named = json!({"PoolID": pool, "Address": "10.200.0.77", "Options": null});
+    assert_eq!(driver.ok("IpamDriver.RequestAddress", &named)["Address"], "10.200.0.77/24");
+}

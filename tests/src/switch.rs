@@ -191,11 +191,6 @@ impl Switch {
         self.start_ovsdb();
     }
 
-    /// What ovsdb-server logged since the host began.
-    pub fn ovsdb_log(&self) -> String {
-        std::fs::read_to_string("/run/rig/log/ovsdb-server").unwrap_or_default()
-    }
-
     fn create_database(&self) {
         let file = self.database();
         std::fs::remove_file(&file).expect("a database");
@@ -220,11 +215,6 @@ impl Switch {
     pub(crate) fn pids(&self) -> [Option<i32>; 2] {
         [Part::Ovsdb, Part::Vswitchd]
             .map(|part| self.part(part).as_ref().map(|daemon| daemon.pid().as_raw()))
-    }
-
-    /// What ovs-vswitchd logged since the host began.
-    pub fn vswitchd_log(&self) -> String {
-        std::fs::read_to_string("/run/rig/log/ovs-vswitchd").unwrap_or_default()
     }
 
     fn stop(&self, part: Part) {

@@ -221,7 +221,7 @@ fn whoever_writes_the_file_anew_finds_the_block_in_it() {
 /// twice as many on a busy machine; two ticks of half a second alone would be eighty.
 const WAKE_UPS: u64 = 60;
 
-/// A debug build; `./run bench idle --check` has the 20 MiB and 500 ports.
+/// A debug build; `./run bench idle --check` has the limit of 20 MiB and 500 ports.
 const RESIDENT_KIB: u64 = 40 * 1024;
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rig::{Container, Daemon, EchoServer, Host, Stream, poll};
 use serde_json::{Value, json};
 
-/// What the issue promises.
+/// The limit of every repair.
 const REPAIRED: Duration = Duration::from_secs(10);
 
 /// How long TCP itself may be silent after that: it doubles its pauses while nothing passes.

@@ -18,7 +18,7 @@ const WATCHED: Duration = Duration::from_secs(40);
 /// Far above what it takes; a machine under load is slow.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Issue 4: "under 20 MiB of memory and no measurable CPU".
+/// The limit of resident memory.
 const MEMORY_KIB: u64 = 20 * 1024;
 
 /// Per cent of one processor: a clock tick or two in [`WATCHED`].

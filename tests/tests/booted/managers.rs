@@ -184,7 +184,7 @@ fn the_doctor_puts_network_manager_right() {
     assert!(said.iter().any(|line| line.contains("manages veth-web-eth0")), "{said:?}");
     machine.sh("nmcli -g GENERAL.STATE device show veth-web-eth0 | grep -q unmanaged");
     web.tcp_echo(INTERNET, 100_000).unwrap();
-    // What the issue is about: profiles that never made a bridge.
+    // What one meets on such hosts: profiles that never made a bridge.
     machine.sh("nmcli connection add type ovs-bridge con-name mybr ifname mybr0
                 nmcli connection add type ovs-port con-name mybr-p ifname mybr0 master mybr0
                 nmcli connection add type ovs-interface con-name mybr-i ifname mybr0 \

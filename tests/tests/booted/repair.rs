@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{CONFIG, SECOND, lab, users_machine};
 
-/// What the issue promises.
+/// The limit of every repair.
 const REPAIRED: Duration = Duration::from_secs(10);
 
 /// How long TCP itself may be silent after that: it doubles its pauses while nothing passes.

@@ -19,8 +19,7 @@ fn the_session_works_as_printed() {
     host.install_plugin();
     let before = host.snapshot();
     let session = &blocks(&host, "sh")[0];
-    let output = host
-        .sh(&format!("mkdir /run/session; cd /run/session; PATH=$PATH:/opt/cni/bin\n{session}"));
+    let output = host.sh(&format!("mkdir /run/session; cd /run/session\n{session}"));
     assert!(output.contains("\"address\":\"10.200.0.2/24\""), "{output}");
     assert!(output.contains("0% packet loss"), "{output}");
     assert!(output.contains("\nveth-demo-eth0\n"), "{output}");

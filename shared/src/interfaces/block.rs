@@ -58,6 +58,9 @@ pub(super) fn rewrite(
     Ok((new != text).then_some(new))
 }
 
+/// What is wrong with a marker that ifup does not see for what it is.
+const CONTINUED: &str = "is in the middle of a line that a backslash continues";
+
 /// Where the block is: the lines of BEGIN and END.
 struct Markers(Option<(usize, usize)>);
 
@@ -69,7 +72,18 @@ impl Markers {
         };
         let mut open = None;
         let mut block = None;
+        let mut continued = false;
         for (at, line) in lines.iter().enumerate() {
+            let words = ["BEGIN", "END"];
+            if let Some(word) = words.into_iter().find(|word| is_marker(line, word, tag))
+                && continued
+            {
+                // What is written beside the marker would end that line, or become part of it.
+                return wrong(at, word, CONTINUED);
+            }
+            if !line.trim_ascii_start().starts_with(b"#") {
+                continued = line.strip_suffix(b"\n").unwrap_or(line).ends_with(b"\\");
+            }
             if is_marker(line, "BEGIN", tag) {
                 if block.is_some() || open.is_some() {
                     return wrong(at, "BEGIN", "is there for the second time");

@@ -247,6 +247,11 @@ fn an_empty_file_and_one_without_final_newline_come_back() {
 fn broken_markers_are_refused_with_their_line() {
     let cases = [
         ("a\n# BEGIN ovs-port-agent\n", "line 2: \"# BEGIN ovs-port-agent\" has no END behind it"),
+        (
+            "# BEGIN ovs-port-agent\nauto veth0 \\\n# END ovs-port-agent\nveth1\n",
+            "line 3: \"# END ovs-port-agent\" is in the middle of a line that a backslash \
+             continues",
+        ),
         ("# END ovs-port-agent\n", "line 1: \"# END ovs-port-agent\" has no BEGIN before it"),
         (
             "# BEGIN ovs-port-agent\n# BEGIN ovs-port-agent\n# END ovs-port-agent\n",

@@ -40,6 +40,10 @@ const BYTES: usize = 100_000;
 /// looks for a lost ovsdb-server again.
 const FAULTS: (u64, u64) = (5_000, 40_000);
 
+/// Size of conf.db in KiB from which on it is compacted. ovsdb-server does that itself when it has
+/// run for ten minutes, which the faults never let it.
+const COMPACTED: u64 = 16 << 10;
+
 /// What the agent and Open vSwitch take at some moment.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Moment {
@@ -388,6 +392,9 @@ impl Soak<'_> {
         };
         println!("{moment}");
         self.lock().moments.push(moment);
+        if moment.database > COMPACTED {
+            self.lab.host.switch().compact();
+        }
     }
 
     /// What there is when the switch and the agent have come to rest.

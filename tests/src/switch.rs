@@ -191,6 +191,12 @@ impl Switch {
         self.start_ovsdb();
     }
 
+    /// Has ovsdb-server leave out of its file what is past; one that is just being restarted does not.
+    pub fn compact(&self) {
+        let socket = "/var/run/openvswitch/ovsdb-server.ctl";
+        Command::new("ovs-appctl").args(["-t", socket, "ovsdb-server/compact"]).output();
+    }
+
     fn create_database(&self) {
         let file = self.database();
         std::fs::remove_file(&file).expect("a database");

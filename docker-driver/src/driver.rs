@@ -59,6 +59,9 @@ struct Endpoint {
     id: String,
     network: String,
     addresses: Vec<IpNet>,
+    /// Owners of the leases of those that are of our pools; `None` in a file of an older driver.
+    #[serde(default)]
+    owners: Option<Vec<String>>,
     mac: Mac,
     mtu: Option<u32>,
     boot_id: String,
@@ -303,6 +306,7 @@ impl Driver {
         let endpoint = Endpoint {
             id: request.endpoint.clone(),
             network: request.network.clone(),
+            owners: Some(self.ipam.owners(&addresses)?),
             addresses,
             mac,
             mtu,
@@ -383,18 +387,21 @@ impl Driver {
         json!({})
     }
 
-    /// Puts back what a reboot took: gateways, NAT, leases. Returns why networks are not there yet,
-    /// a sentence each.
+    /// Puts back the leases that a reboot took; returns the networks, for
+    /// [`Self::restore_network`].
     pub(crate) fn restore(&self) -> Result<Vec<String>, Error> {
         self.engine.state().prepare()?;
         self.ipam.restore(&self.engine)?;
-        let mut missing = Vec::new();
-        for network in self.networks.all()?.into_iter().filter(|network| !network.removed) {
-            if let Err(error) = self.ensure(&network) {
-                missing.push(format!("network {}: {}", network.short(), sentence(&error)));
-            }
+        Ok(self.networks.all()?.into_iter().map(|network| network.id).collect())
+    }
+
+    /// Puts back the gateway and the NAT of a network. No CreateNetwork or DeleteNetwork may come
+    /// between.
+    pub(crate) fn restore_network(&self, id: &str) -> Result<(), Error> {
+        match self.networks.get(id)?.filter(|network| !network.removed) {
+            Some(network) => self.ensure(&network),
+            None => Ok(()),
         }
-        Ok(missing)
     }
 
     /// Whether there is anything that dockerd could tell more about.
@@ -462,37 +469,51 @@ impl Driver {
         for error in failed {
             tracing::warn!(error = %sentence(&error), "a lost endpoint cannot be unplugged yet");
         }
-        let boot = state::boot_id()?;
-        let mut before = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut leaving = BTreeMap::new();
-        for endpoint in self.endpoints.all()? {
-            let key = key(&endpoint.network, &endpoint.id);
-            let of_old_boot = endpoint.boot_id != boot;
-            let dead = of_old_boot
-                || (endpoint.joined
-                    && (lost.contains(&key) || self.engine.record(&key)?.is_none()))
-                || (!endpoint.joined && state::uptime().saturating_sub(endpoint.since) > UNJOINED);
-            if !dead {
-                continue;
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.endpoints.all()?;
+        leaving.retain(|id, _| all.iter().any(|endpoint| endpoint.id == *id));
+        for endpoint in &all {
+            if let Err(error) = self.bury(endpoint, &lost, &mut leaving) {
+                tracing::warn!(error = %sentence(&error), "a dead endpoint is not all gone");
             }
-            let since = before.get(&endpoint.id).copied().unwrap_or_else(Instant::now);
-            if !of_old_boot && since.elapsed() < LEAVING {
-                leaving.insert(endpoint.id, since);
-                continue;
-            }
-            self.engine.detach(&key)?;
-            // Who forgot the endpoint forgot its addresses.
-            let forgotten = || self.endpoints.remove(&endpoint.id);
-            self.ipam.reclaim(&self.engine, &endpoint.addresses, forgotten)?;
         }
-        *before = leaving;
-        let again = !before.is_empty();
-        drop(before);
+        let again = !leaving.is_empty();
+        drop(leaving);
         let endpoints = self.endpoints.all()?;
         let in_use: Vec<_> =
             endpoints.iter().flat_map(|endpoint| &endpoint.addresses).copied().collect();
         self.ipam.collect(&self.engine, &in_use)?;
         Ok(again)
+    }
+
+    /// Removes an endpoint that no container can be using any more, once it has been so for
+    /// [`LEAVING`].
+    fn bury(
+        &self,
+        endpoint: &Endpoint,
+        lost: &[Key],
+        leaving: &mut BTreeMap<String, Instant>,
+    ) -> Result<(), Error> {
+        let key = key(&endpoint.network, &endpoint.id);
+        let of_old_boot = endpoint.boot_id != state::boot_id()?;
+        let dead = of_old_boot
+            || (endpoint.joined && (lost.contains(&key) || self.engine.record(&key)?.is_none()))
+            || (!endpoint.joined && state::uptime().saturating_sub(endpoint.since) > UNJOINED);
+        if !dead {
+            leaving.remove(&endpoint.id);
+            return Ok(());
+        }
+        let since = leaving.entry(endpoint.id.clone()).or_insert_with(Instant::now);
+        if !of_old_boot && since.elapsed() < LEAVING {
+            return Ok(());
+        }
+        self.engine.detach(&key)?;
+        // Who forgot the endpoint forgot its addresses.
+        let forgotten = || self.endpoints.remove(&endpoint.id);
+        let owners = endpoint.owners.as_deref();
+        self.ipam.reclaim(&self.engine, &endpoint.addresses, owners, forgotten)?;
+        leaving.remove(&endpoint.id);
+        Ok(())
     }
 
     /// Takes away what is left of removed networks. No CreateNetwork or DeleteNetwork may come

@@ -117,7 +117,9 @@ impl Ipam {
         for pool in self.store.all()? {
             // Killed in a RequestAddress, we hold one more than is written down: the next one would
             // be told that it has an address already.
-            engine.pools().release_all(&pool.next_owner())?;
+            if let Err(error) = engine.pools().release_all(&pool.next_owner()) {
+                tracing::error!(error = %sentence(&error), "an address nobody has stays taken");
+            }
             self.reserve_host(engine, &pool);
             for (ip, held) in &pool.addresses {
                 let subnet = pool.subnet(None);
@@ -354,12 +356,25 @@ impl Ipam {
         Ok(json!({}))
     }
 
+    /// The owners of the leases of these addresses, as far as they are of our pools.
+    pub(crate) fn owners(&self, addresses: &[IpNet]) -> Result<Vec<String>, Error> {
+        let _turn = self.turn();
+        let pools = self.store.all()?;
+        let held = |address: &IpNet| {
+            let ip = address.addr();
+            pools.iter().filter_map(move |pool| Some(pool.addresses.get(&ip)?.owner.clone()))
+        };
+        Ok(addresses.iter().flat_map(held).collect())
+    }
+
     /// Takes back what was given to an endpoint, if `forgotten` has just removed that: no address
-    /// comes or goes between.
+    /// comes or goes between. With `owners` only what is still held by one of them: dockerd may
+    /// have released it and asked for it again since.
     pub(crate) fn reclaim(
         &self,
         engine: &Engine,
         addresses: &[IpNet],
+        owners: Option<&[String]>,
         forgotten: impl FnOnce() -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let _turn = self.turn();
@@ -367,8 +382,11 @@ impl Ipam {
             return Ok(());
         }
         for mut pool in self.store.all()? {
-            for address in addresses {
-                self.release(engine, &mut pool, address.addr())?;
+            for ip in addresses.iter().map(IpNet::addr) {
+                let held = pool.addresses.get(&ip);
+                if held.is_some_and(|held| owners.is_none_or(|all| all.contains(&held.owner))) {
+                    self.release(engine, &mut pool, ip)?;
+                }
             }
         }
         Ok(())

@@ -157,17 +157,7 @@ async fn keep(server: Arc<Server>) {
     let mut restored = false;
     let mut trouble = None;
     loop {
-        let this = Arc::clone(&server);
-        let work = move || {
-            // A network that cannot be put back keeps nothing else from being cleared away.
-            let missing = if restored { Vec::new() } else { this.driver().restore()? };
-            Ok((missing, this.driver().sweep()?))
-        };
-        let swept = match blocking(work).await {
-            Ok(swept) => server.between_networks(Driver::sweep_networks).await.map(|()| swept),
-            Err(error) => Err(error),
-        };
-        let (why, leaving) = match swept {
+        let (why, leaving) = match look_after(&server, restored).await {
             Ok((missing, leaving)) => {
                 restored = missing.is_empty();
                 ((!restored).then(|| missing.join("; ")), leaving)
@@ -189,6 +179,24 @@ async fn keep(server: Arc<Server>) {
             tokio::time::sleep(RETRY).await;
         }
     }
+}
+
+/// Returns why networks are not there yet, a sentence each: one that cannot be put back keeps
+/// nothing else from being cleared away. And whether to look again after [`LEAVING`].
+async fn look_after(server: &Arc<Server>, restored: bool) -> Result<(Vec<String>, bool), Error> {
+    let mut missing = Vec::new();
+    if !restored {
+        let this = Arc::clone(server);
+        for id in blocking(move || this.driver().restore()).await? {
+            let named = id.clone();
+            let put_back = server.between_networks(move |driver| driver.restore_network(&id)).await;
+            missing.extend(put_back.err().map(|e| format!("network {named}: {}", sentence(&e))));
+        }
+    }
+    let this = Arc::clone(server);
+    let leaving = blocking(move || this.driver().sweep()).await?;
+    server.between_networks(Driver::sweep_networks).await?;
+    Ok((missing, leaving))
 }
 
 /// Keeps what dockerd tells over its API: asks soon after a Join, until all containers have names,

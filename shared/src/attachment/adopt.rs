@@ -184,9 +184,21 @@ impl Engine {
         if let Some(at) = adopted.iter().position(|record| record.port == *name) {
             return Ok(Some(adopted.swap_remove(at)));
         }
+        if netlink.link(name)?.is_some() {
+            return Ok(None);
+        }
         adopted.retain(|record| record.adopted.as_ref().is_some_and(|had| had.name == *name));
-        let only = adopted.len() == 1 && netlink.link(name)?.is_none();
-        Ok(adopted.pop().filter(|_| only))
+        let mut alive = Vec::new();
+        for record in &adopted {
+            if is_alive(record, netlink)? {
+                alive.push(record.clone());
+            }
+        }
+        match alive.len() {
+            0 => Ok(adopted.pop()),
+            1 => Ok(alive.pop()),
+            _ => Ok(None),
+        }
     }
 
     fn adopt_batch(
@@ -236,17 +248,22 @@ impl Engine {
         let mut lock = self.state().lock(&lock_key(&key))?;
         let link = unchanged(facts, netlink)?;
         let mut found = self.record_if_sound(&key)?;
-        if let Some(other) = found.as_ref().and_then(|record| record.adopted.as_ref())
-            && other.index != facts.index
-            && netlink.link_by_index(other.index)?.is_some()
-        {
+        let mut is_anothers = |found: &Option<Record>| match found {
+            Some(Record { adopted: Some(adopted), .. }) if adopted.index == facts.index => {
+                Ok(false)
+            }
+            Some(record) => is_alive(record, netlink),
+            None => Ok(false),
+        };
+        if is_anothers(&found)? {
             // Plugged in under another name, it has left its own to this one.
             key.container = format!("{}-{}", key.container, facts.index);
             lock = self.state().lock(&lock_key(&key))?;
             found = self.record_if_sound(&key)?;
         }
+        let taken = is_anothers(&found)?;
         match found {
-            Some(found) if found.adopted.is_none() => {
+            Some(found) if found.adopted.is_none() || taken => {
                 let (runtime, key) = (found.runtime, found.key);
                 return Err(Error::Foreign { port: found.port, runtime, key });
             }
@@ -428,6 +445,14 @@ fn held(
     // As it is now: what was begun before may have freed it a moment ago.
     let view = ovsdb.view(&how.bridge)?;
     Ok(is_held(noted, view.next, view.current).then_some(view.next))
+}
+
+/// Whether the interface that was adopted is there yet, whatever it is called.
+fn is_alive(record: &Record, netlink: &mut Netlink) -> Result<bool, Error> {
+    match &record.adopted {
+        Some(adopted) => Ok(netlink.link_by_index(adopted.index)?.is_some()),
+        None => Ok(false),
+    }
 }
 
 /// Which attachment an interface becomes: the container's own interface where it is known, else

@@ -102,7 +102,7 @@ impl<'a> Networks<'a> {
         let mut networks = self.all()?;
         networks.retain(|other| (&other.bridge, other.vlan) != (&network.bridge, network.vlan));
         networks.push(network.clone());
-        nat::apply(&self.state, &self.segments_of(&networks))?;
+        nat::apply_to_present(&self.state, &self.segments_of(&networks))?;
         // Last: a network that is written down is whole.
         Ok(state::write(&path, &network)?)
     }
@@ -137,14 +137,7 @@ impl<'a> Networks<'a> {
             None => drop(state::remove(&path)?),
         }
         // NAT first: it speaks of the port. A bridge that another network has lost is not in its way.
-        let mut netlink = Netlink::open()?;
-        let mut there = Vec::new();
-        for segment in self.segments()? {
-            if netlink.link(&segment.interface)?.is_some() {
-                there.push(segment);
-            }
-        }
-        nat::apply(&self.state, &there)?;
+        nat::apply_to_present(&self.state, &self.segments()?)?;
         if !network.gateway || network.vlan == VlanId::UNTAGGED {
             return Ok(());
         }
@@ -152,6 +145,7 @@ impl<'a> Networks<'a> {
         if rest.is_none() {
             return self.delete_gateway(&name);
         }
+        let mut netlink = Netlink::open()?;
         if let Some(link) = netlink.link(&name)? {
             for address in network.gateway_addresses() {
                 netlink.delete_address(link.index, address)?;

@@ -156,3 +156,31 @@ fn an_address_that_a_killed_driver_gave_and_did_not_write_down_is_in_nobodys_way
     let named = json!({"PoolID": pool, "Address": "10.200.0.77", "Options": null});
     assert_eq!(driver.ok("IpamDriver.RequestAddress", &named)["Address"], "10.200.0.77/24");
 }
+
+/// dockerd names nothing but the address when it releases one, and may go on with it before the
+/// driver finds the endpoint that had it dead.
+#[test]
+fn an_address_that_went_on_to_another_container_is_not_taken_from_it() {
+    let (host, driver) = host();
+    let ask = json!({"AddressSpace": "ovs-agent", "Pool": "10.30.0.0/24", "SubPool": "",
+                     "Options": {}, "V6": false});
+    let pool = driver.ok("IpamDriver.RequestPool", &ask)["PoolID"].clone();
+    let named = json!({"PoolID": pool, "Address": "10.30.0.2", "Options": null});
+    driver.ok("NetworkDriver.CreateNetwork", &network(NETWORK, "10.30.0.0/24", json!({})));
+    driver.ok("IpamDriver.RequestAddress", &named);
+    driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
+    driver.ok("NetworkDriver.Join", &join());
+    let ports = host.vsctl("list-ports ovsbr1");
+    let port = ports.lines().find(|port| port.starts_with("veth")).unwrap();
+    host.ip(&format!("link delete {port}"));
+    driver.ok("IpamDriver.ReleaseAddress", &json!({"PoolID": pool, "Address": "10.30.0.2"}));
+    driver.ok("IpamDriver.RequestAddress", &named);
+    driver.kill();
+    let driver = host.docker_driver();
+    poll("the endpoint is gone", Duration::from_secs(10), || {
+        let mut left = fs::read_dir("/var/lib/ovs-port-agent/docker/endpoints").unwrap();
+        left.next().is_none().then_some(())
+    });
+    let taken = driver.error("IpamDriver.RequestAddress", &named);
+    assert!(taken.contains("10.30.0.2"), "{taken}");
+}

@@ -59,9 +59,9 @@ struct Endpoint {
     id: String,
     network: String,
     addresses: Vec<IpNet>,
-    /// Owners of the leases of those that are of our pools; `None` in a file of an older driver.
+    /// The leases of those that are of our pools, by their owners.
     #[serde(default)]
-    owners: Option<Vec<String>>,
+    leases: Vec<String>,
     mac: Mac,
     mtu: Option<u32>,
     boot_id: String,
@@ -306,7 +306,7 @@ impl Driver {
         let endpoint = Endpoint {
             id: request.endpoint.clone(),
             network: request.network.clone(),
-            owners: Some(self.ipam.owners(&addresses)?),
+            leases: self.ipam.owners(&addresses)?,
             addresses,
             mac,
             mtu,
@@ -510,8 +510,7 @@ impl Driver {
         self.engine.detach(&key)?;
         // Who forgot the endpoint forgot its addresses.
         let forgotten = || self.endpoints.remove(&endpoint.id);
-        let owners = endpoint.owners.as_deref();
-        self.ipam.reclaim(&self.engine, &endpoint.addresses, owners, forgotten)?;
+        self.ipam.reclaim(&self.engine, &endpoint.leases, forgotten)?;
         leaving.remove(&endpoint.id);
         Ok(())
     }

@@ -367,14 +367,13 @@ impl Ipam {
         Ok(addresses.iter().flat_map(held).collect())
     }
 
-    /// Takes back what was given to an endpoint, if `forgotten` has just removed that: no address
-    /// comes or goes between. With `owners` only what is still held by one of them: dockerd may
-    /// have released it and asked for it again since.
+    /// Takes back the leases of an endpoint, if `forgotten` has just removed that: no address comes
+    /// or goes between. An address alone says too little: dockerd may have released it and asked for
+    /// it again since.
     pub(crate) fn reclaim(
         &self,
         engine: &Engine,
-        addresses: &[IpNet],
-        owners: Option<&[String]>,
+        owners: &[String],
         forgotten: impl FnOnce() -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let _turn = self.turn();
@@ -382,11 +381,9 @@ impl Ipam {
             return Ok(());
         }
         for mut pool in self.store.all()? {
-            for ip in addresses.iter().map(IpNet::addr) {
-                let held = pool.addresses.get(&ip);
-                if held.is_some_and(|held| owners.is_none_or(|all| all.contains(&held.owner))) {
-                    self.release(engine, &mut pool, ip)?;
-                }
+            let held = pool.addresses.iter().filter(|(_, held)| owners.contains(&held.owner));
+            for ip in held.map(|(ip, _)| *ip).collect::<Vec<_>>() {
+                self.release(engine, &mut pool, ip)?;
             }
         }
         Ok(())

@@ -32,6 +32,10 @@ pub const AWAKE: &[u8] = b"\n";
 /// How long that may take: the agent does nothing else on the thread that listens.
 const AWAKE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// What ends a read before its time: its own limit, and in a process that was stopped and goes on the
+/// signal (signal(7)).
+const PASSING: [io::ErrorKind; 2] = [io::ErrorKind::WouldBlock, io::ErrorKind::Interrupted];
+
 /// Why the agent did not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -156,16 +160,8 @@ pub fn ask<Q: Serialize, A: DeserializeOwned>(
         }
         stream.set_read_timeout(Some(left)).map_err(failed)?;
         let count = match stream.read(&mut buffer) {
-            // Said with how long was waited. A process that was stopped and goes on is interrupted
-            // where there is a deadline (signal(7)).
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                ) =>
-            {
-                continue;
-            }
+            // Said with how long was waited.
+            Err(error) if PASSING.contains(&error.kind()) => continue,
             count => count.map_err(failed)?,
         };
         // It died over the question.
@@ -191,10 +187,10 @@ fn dial(state: &State, deadline: Duration) -> io::Result<UnixStream> {
     let address = UnixAddr::new(&state.control())?;
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::SendTimeout, &TimeVal::milliseconds(millis))?;
-    loop {
-        match connect(fd.as_raw_fd(), &address) {
-            Err(Errno::EINTR) => {}
-            connected => break connected?,
+    let begin = Instant::now();
+    while let Err(errno) = connect(fd.as_raw_fd(), &address) {
+        if errno != Errno::EINTR || begin.elapsed() > deadline {
+            return Err(errno.into());
         }
     }
     Ok(UnixStream::from(fd))
@@ -253,6 +249,25 @@ mod tests {
         let error = ask::<_, u32>(&state, "add", &[1, 2], AWAKE_DEADLINE * 10).unwrap_err();
         // The listener hangs up at some time.
         assert!(begin.elapsed() < AWAKE_DEADLINE * 2, "{error}");
+    }
+
+    #[test]
+    fn an_asker_that_is_stopped_and_goes_on_gets_its_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(dir.path().to_owned());
+        let listener = UnixListener::bind(state.control()).unwrap();
+        let agent = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // In a read with a deadline by now, which going on interrupts.
+            std::thread::sleep(SOON / 3);
+            let script = "kill -STOP $PPID; sleep 0.05; kill -CONT $PPID";
+            assert!(
+                std::process::Command::new("sh").args(["-c", script]).status().unwrap().success()
+            );
+            stream.write_all(b"{\"ok\":3}\n").unwrap();
+        });
+        assert_eq!(ask::<_, u32>(&state, "add", &[1, 2], SOON * 10).unwrap(), 3);
+        agent.join().unwrap();
     }
 
     #[test]

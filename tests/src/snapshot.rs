@@ -13,9 +13,6 @@ use serde_json::Value;
 use crate::command::{Command, poll};
 use crate::switch::Switch;
 
-/// How long a host may take to be again as it was.
-const CONVERGED: Duration = Duration::from_secs(10);
-
 /// Trees whose files are part of the picture.
 const TREES: [&str; 7] = [
     "/run/ovs-port-agent",
@@ -190,11 +187,12 @@ pub fn assert_same(before: &Snapshot, after: &Snapshot) {
     assert!(difference.is_empty(), "the host is not as it was:\n{difference}");
 }
 
-/// Panics unless what `now` sees is as it was `before`, within ten seconds: ovs-vswitchd takes its
-/// time after an act, and the agent shows a moment later in the managed block what has changed.
+/// Panics unless what `now` sees is as it was `before`, after `deadline` at the latest: ovs-vswitchd
+/// takes its time after an act, and the agent shows a moment later in the managed block what has
+/// changed.
 #[track_caller]
-pub fn assert_soon_same(before: &Snapshot, now: impl Fn() -> Snapshot) {
-    let end = Instant::now() + CONVERGED;
+pub fn assert_soon_same(before: &Snapshot, deadline: Duration, now: impl Fn() -> Snapshot) {
+    let end = Instant::now() + deadline;
     loop {
         let after = now();
         if Instant::now() > end {

@@ -87,7 +87,7 @@ fn root_may_do_everything() {
     call("DelPort s hand1");
     assert_eq!(call("ListPorts"), "a(sss) 0\n");
     // The other end computes its checksums from now on; all the rest is as it was.
-    rig::assert_soon_same(&before, || host.snapshot());
+    rig::assert_soon_same(&before, SOON, || host.snapshot());
     // Another, by gdbus, with options.
     let db = veth(&host, "hand2", "db");
     let added = Command::new("sh")

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use rig::{Container, Host, assert_same, poll};
+use rig::{Command, Container, Daemon, Host, assert_same, poll};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_secs(15);
@@ -98,22 +98,23 @@ fn a_name_that_came_back_takes_no_port_from_the_first() {
     let ports = || {
         host.vsctl("list-ports ovsbr1").split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
-    let pids = [1, 2].map(|number| {
-        let pid = host.sh("unshare -n sleep 600 >/dev/null 2>&1 & echo $!").trim().to_owned();
+    let _containers = [1, 2].map(|number| {
+        let command = Command::new("unshare").args(["-n", "sleep", "600"]);
+        let container = Daemon::start("nameless", command.deadline(Duration::MAX));
+        let pid = container.pid();
         poll("it has its namespace", SOON, || {
-            let add = format!("link add veth7 type veth peer name eth{number} netns {pid}");
             let own = host.sh(&format!("readlink /proc/self/ns/net /proc/{pid}/ns/net | sort -u"));
-            (own.lines().count() == 2).then(|| host.ip(&add))
+            (own.lines().count() == 2).then_some(())
         });
+        host.ip(&format!("link add veth7 type veth peer name eth{number} netns {pid}"));
         agent.run("attach veth7 --bridge ovsbr1");
         assert_eq!(ports().len(), number, "{:?}", ports());
-        pid
+        container
     });
     for port in ports() {
         agent.run(&format!("detach {port}"));
     }
     assert_eq!(ports(), Vec::<String>::new());
-    host.sh(&format!("kill {}", pids.join(" ")));
 }
 
 #[test]

@@ -311,7 +311,7 @@ fn down_goes_as_far_as_it_can_say_and_is_finished_later() {
     assert!(said.contains("cannot reach ovsdb-server"), "{said}");
     host.switch().start_ovsdb();
     agent.run("down");
-    assert_soon_same(&before, || picture(host));
+    assert_soon_same(&before, Duration::from_secs(10), || picture(host));
 }
 
 /// A lookup that failed was taken for an interface that is gone, and its forwarding switched off.

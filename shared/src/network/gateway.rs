@@ -136,7 +136,8 @@ impl<'a> Networks<'a> {
             Some(rest) => state::write(&path, rest)?,
             None => drop(state::remove(&path)?),
         }
-        // NAT first: it speaks of the port. A bridge that another network has lost is not in its way.
+        // NAT first: it speaks of the port. A bridge that another network has lost is not in its
+        // way.
         nat::apply_to_present(&self.state, &self.segments()?)?;
         if !network.gateway || network.vlan == VlanId::UNTAGGED {
             return Ok(());

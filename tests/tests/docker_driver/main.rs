@@ -84,6 +84,20 @@ fn kept() -> usize {
     ["networks", "endpoints", "pools"].iter().map(|kind| files(kind).count()).sum()
 }
 
+/// The container that is plugged in dies, and its interface with it.
+fn die(host: &Host) {
+    let ports = host.vsctl("list-ports ovsbr1");
+    let port = ports.lines().find(|port| port.starts_with("veth")).unwrap();
+    host.ip(&format!("link delete {port}"));
+}
+
+fn endpoint_is_forgotten() {
+    poll("the endpoint is gone", Duration::from_secs(10), || {
+        let mut left = fs::read_dir("/var/lib/ovs-port-agent/docker/endpoints").unwrap();
+        left.next().is_none().then_some(())
+    });
+}
+
 #[test]
 fn the_handshake_is_what_dockerd_expects() {
     let (_host, driver) = host();
@@ -384,16 +398,14 @@ fn a_network_whose_bridge_is_gone_keeps_no_dead_endpoint() {
     driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
     driver.ok("NetworkDriver.Join", &join());
     driver.kill();
-    let port = host.vsctl("list-ports ovsbr1");
-    let port = port.lines().find(|port| port.starts_with("veth")).unwrap();
-    host.ip(&format!("link delete {port}"));
+    die(&host);
     host.vsctl("del-br ovsbr1");
     let driver = host.docker_driver();
-    poll("the endpoint is gone", Duration::from_secs(10), || {
-        let mut left = fs::read_dir("/var/lib/ovs-port-agent/docker/endpoints").unwrap();
-        left.next().is_none().then_some(())
-    });
+    endpoint_is_forgotten();
     driver.ok("NetworkDriver.DeleteNetwork", &json!({"NetworkID": NETWORK}));
+    // What is ruled of the bridge waits for its return; the network's is gone.
+    let rules = host.sh("nft list table inet ovs-agent");
+    assert!(rules.contains("10.200.0.0/24") && !rules.contains("10.30.0.0/24"), "{rules}");
 }
 
 #[test]

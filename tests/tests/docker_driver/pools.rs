@@ -119,8 +119,9 @@ fn a_range_limits_what_is_given_but_not_what_is_asked_for() {
     assert!(outside.contains("10.41.0.1"), "{outside}");
 }
 
-#[test]
-fn a_pool_takes_along_the_address_that_a_killed_driver_gave_and_did_not_write_down() {
+/// A pool, the host as it is with it, and a driver whose last one was killed when it had given an
+/// address and not written that down.
+fn killed_in_a_request() -> (Host, DockerDriver, Value, rig::Snapshot) {
     let (host, driver) = host();
     let ask = json!({"AddressSpace": "ovs-agent", "Pool": "10.200.0.0/24", "SubPool": "",
                      "Options": {}, "V6": false});
@@ -133,6 +134,12 @@ fn a_pool_takes_along_the_address_that_a_killed_driver_gave_and_did_not_write_do
     driver.kill();
     host.sh(&format!("cp /run/rig/pool {file}"));
     let driver = host.docker_driver();
+    (host, driver, pool, before)
+}
+
+#[test]
+fn a_pool_takes_along_the_address_that_a_killed_driver_gave_and_did_not_write_down() {
+    let (host, driver, pool, before) = killed_in_a_request();
     driver.ok("IpamDriver.ReleasePool", &json!({"PoolID": pool}));
     assert_eq!(kept(), 0);
     assert_same(&before, &host.snapshot());
@@ -140,19 +147,8 @@ fn a_pool_takes_along_the_address_that_a_killed_driver_gave_and_did_not_write_do
 
 #[test]
 fn an_address_that_a_killed_driver_gave_and_did_not_write_down_is_in_nobodys_way() {
-    let (host, driver) = host();
-    let ask = json!({"AddressSpace": "ovs-agent", "Pool": "10.200.0.0/24", "SubPool": "",
-                     "Options": {}, "V6": false});
-    let pool = driver.ok("IpamDriver.RequestPool", &ask)["PoolID"].clone();
-    let before = host.snapshot();
-    let file = format!("/var/lib/ovs-port-agent/docker/pools/{}.json", pool.as_str().unwrap());
-    host.sh(&format!("cp {file} /run/rig/pool"));
-    driver
-        .ok("IpamDriver.RequestAddress", &json!({"PoolID": pool, "Address": "", "Options": null}));
-    driver.kill();
-    host.sh(&format!("cp /run/rig/pool {file}"));
-    let driver = host.docker_driver();
-    rig::assert_soon_same(&before, || host.snapshot());
+    let (host, driver, pool, before) = killed_in_a_request();
+    rig::assert_soon_same(&before, Duration::from_secs(5), || host.snapshot());
     let named = json!({"PoolID": pool, "Address": "10.200.0.77", "Options": null});
     assert_eq!(driver.ok("IpamDriver.RequestAddress", &named)["Address"], "10.200.0.77/24");
 }
@@ -170,17 +166,12 @@ fn an_address_that_went_on_to_another_container_is_not_taken_from_it() {
     driver.ok("IpamDriver.RequestAddress", &named);
     driver.ok("NetworkDriver.CreateEndpoint", &endpoint("10.30.0.2/24"));
     driver.ok("NetworkDriver.Join", &join());
-    let ports = host.vsctl("list-ports ovsbr1");
-    let port = ports.lines().find(|port| port.starts_with("veth")).unwrap();
-    host.ip(&format!("link delete {port}"));
+    die(&host);
     driver.ok("IpamDriver.ReleaseAddress", &json!({"PoolID": pool, "Address": "10.30.0.2"}));
     driver.ok("IpamDriver.RequestAddress", &named);
     driver.kill();
     let driver = host.docker_driver();
-    poll("the endpoint is gone", Duration::from_secs(10), || {
-        let mut left = fs::read_dir("/var/lib/ovs-port-agent/docker/endpoints").unwrap();
-        left.next().is_none().then_some(())
-    });
+    endpoint_is_forgotten();
     let taken = driver.error("IpamDriver.RequestAddress", &named);
     assert!(taken.contains("10.30.0.2"), "{taken}");
 }

@@ -88,6 +88,30 @@ fn a_read_only_var_stops_no_container_and_no_history() {
     site.assert_heals("writable again", &web);
 }
 
+/// A device that is asked for no more than one block at a time, until this is dropped. A loop device
+/// answers that all is well where a request reached its file only in part; so each is written or
+/// fails.
+struct ShortRequests {
+    setting: String,
+    usual: String,
+}
+
+impl ShortRequests {
+    fn of(device: &str) -> Self {
+        let setting = device.replace("/dev", "/sys/block") + "/queue/max_sectors_kb";
+        let usual = fs::read_to_string(&setting).unwrap();
+        fs::write(&setting, "4").unwrap();
+        Self { setting, usual }
+    }
+}
+
+impl Drop for ShortRequests {
+    fn drop(&mut self) {
+        // The device is the machine's, and others use it next.
+        drop(fs::write(&self.setting, &self.usual));
+    }
+}
+
 /// A real file system whose disk fails: ext4 on a loop device whose file has no room behind it. Its
 /// writes succeed, its fdatasync does not, and a second one would lie.
 #[test]
@@ -99,12 +123,7 @@ fn a_disk_that_fails_fdatasync_for_real_loses_no_line_it_promised() {
          mkfs.ext4 -q -b 4096 -E lazy_itable_init=0,nodiscard -O ^has_journal /run/rig/back/image
          mount -o loop,nodiscard /run/rig/back/image /run/rig/disk
          mkdir /run/rig/disk/lib /run/rig/run");
-    // A loop device answers that all is well where a request reached its file only in part: with
-    // no more than one block to a request, each is written or fails.
-    let device = host.sh("findmnt -no SOURCE /run/rig/disk");
-    let queue = device.trim().replace("/dev", "/sys/block") + "/queue/max_sectors_kb";
-    let usual = fs::read_to_string(&queue).unwrap();
-    fs::write(&queue, "4").unwrap();
+    let short = ShortRequests::of(host.sh("findmnt -no SOURCE /run/rig/disk").trim());
     let path = Path::new("/run/rig/disk/lib/ledger.jsonl");
     let spool = Path::new("/run/rig/run/spool");
     let ledger = Ledger::new(path.to_owned(), spool.to_owned(), Sync::Always).with_boot("b");
@@ -122,7 +141,7 @@ fn a_disk_that_fails_fdatasync_for_real_loses_no_line_it_promised() {
     for number in 1..all {
         promised.push(ledger.append(&event(number)).unwrap());
     }
-    fs::write(&queue, usual).unwrap();
+    drop(short);
     let spooled = promised.iter().filter(|written| **written == Written::Spool).count();
     println!("{spooled} of {all} lines went into the spool");
     assert!(spooled > all / 2, "the disk did not fail");

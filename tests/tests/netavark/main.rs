@@ -55,7 +55,7 @@ impl Scene {
     }
 
     fn returned(&self, before: &Snapshot) {
-        assert_soon_same(before, || self.host.snapshot());
+        assert_soon_same(before, Duration::from_secs(5), || self.host.snapshot());
     }
 }
 

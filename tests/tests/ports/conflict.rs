@@ -43,7 +43,7 @@ fn a_port_that_is_taken_is_noticed_at_once_and_nothing_is_half_done() {
     let (_, text) = fails(&lab.host, "late", json!([port(8081, "tcp"), port(8081, "tcp")]));
     assert!(text.contains("to be published twice"), "{text}");
 
-    rig::assert_soon_same(&before, || lab.host.snapshot());
+    rig::assert_soon_same(&before, SOON, || lab.host.snapshot());
     TcpListener::bind("[::]:8081").expect("what a failed call bound is free again");
     lab.peer().tcp_echo_port(lab.wire.address(), 8080, DATA).unwrap();
     // UDP is another matter, and so is a port given back.

@@ -22,7 +22,7 @@ fn after_del_nothing_is_left() {
     assert_eq!(sockets(), bound);
     lab.del(&web);
     drop(web);
-    rig::assert_soon_same(&before, || lab.host.snapshot());
+    rig::assert_soon_same(&before, SOON, || lab.host.snapshot());
 }
 
 #[test]

@@ -53,10 +53,9 @@ pub(super) struct Links {
 /// What Docker's driver keeps, as far as it must be spared.
 pub(super) struct Docker {
     pub networks: Vec<Network>,
-    /// Its pools, as text: owners of leases are looked for in it. `None`: they are not here.
-    pub pools: Option<String>,
-    /// Its endpoints, as text: addresses are looked for in it.
-    pub endpoints: String,
+    /// Its pools and endpoints, as text: owners of leases are looked for in it. `None`: it keeps
+    /// them elsewhere, or nowhere.
+    pub leases: Option<String>,
 }
 
 /// The part of a Docker network's file that says where it lives.
@@ -117,9 +116,8 @@ impl Sources {
     /// Whether anybody of Docker's may be using a lease. A driver that keeps what it has elsewhere
     /// (`--state`) may.
     pub(super) fn docker_keeps(&self, lease: &Lease) -> bool {
-        let Docker { pools, endpoints, .. } = &self.docker;
-        pools.as_ref().is_none_or(|pools| pools.contains(&format!("\"{}\"", lease.owner)))
-            || endpoints.contains(&format!("\"{}/", lease.ip))
+        let kept = self.docker.leases.as_ref();
+        kept.is_none_or(|text| text.contains(&format!("\"{}\"", lease.owner)))
             || self.of_docker.contains(&lease.ip)
     }
 }
@@ -139,12 +137,9 @@ impl Docker {
                 |path: &PathBuf| String::from_utf8(file::read(path)?).map_err(io::Error::other);
             paths.iter().filter(|path| json(path)).map(text).collect()
         };
-        let pools = fs::exists(dir.join("pools"))?.then(|| texts("pools")).transpose()?;
-        let mut docker = Self {
-            pools: pools.map(|texts| texts.concat()),
-            endpoints: texts("endpoints")?.concat(),
-            networks: Vec::new(),
-        };
+        let kept = texts("pools")?.concat() + &texts("endpoints")?.concat();
+        let leases = fs::exists(dir.join("pools"))?.then_some(kept);
+        let mut docker = Self { networks: Vec::new(), leases };
         for text in texts("networks")? {
             docker.networks.push(serde_json::from_str::<DockerNetwork>(&text)?.place);
         }
@@ -168,5 +163,50 @@ impl Links {
                 Some(adopted) => self.indices.contains(&adopted.index),
                 None => self.macs.contains(&record.host_mac),
             }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(owner: &str, ip: &str) -> Lease {
+        Lease { ip: ip.parse().unwrap(), owner: owner.to_owned(), since: 0 }
+    }
+
+    /// Only a lease that nobody knows of is nobody's.
+    #[test]
+    fn dockers_leases_are_kept_by_pools_endpoints_containers_and_doubt() {
+        let state = tempfile::tempdir().unwrap();
+        let mut sources = Sources {
+            boot: String::new(),
+            uptime: 10_000,
+            records: Vec::new(),
+            ports: Vec::new(),
+            links: Links::of(Vec::new()),
+            known: HashSet::new(),
+            of_docker: HashSet::from(["10.0.0.4".parse().unwrap()]),
+            leases: Vec::new(),
+            networks: Vec::new(),
+            publications: Vec::new(),
+            docker: Docker::read(state.path()).unwrap(),
+        };
+        let nobodys = lease("docker/ovs-1/9", "10.0.0.9");
+        assert!(sources.docker_keeps(&nobodys), "its driver keeps what it has elsewhere");
+        for (room, text) in
+            [("pools", "[\"docker/ovs-1/2\"]"), ("endpoints", "[\"docker/ovs-1/3\"]")]
+        {
+            fs::create_dir(state.path().join(room)).unwrap();
+            fs::write(state.path().join(room).join("a.json"), text).unwrap();
+        }
+        sources.docker = Docker::read(state.path()).unwrap();
+        assert!(!sources.docker_keeps(&nobodys));
+        for kept in [
+            lease("docker/ovs-1/2", "10.0.0.2"),
+            lease("docker/ovs-1/3", "10.0.0.3"),
+            lease("docker/ovs-1/5", "10.0.0.4"),
+        ] {
+            assert!(sources.docker_keeps(&kept), "{kept:?}");
+        }
     }
 }

@@ -104,6 +104,20 @@ fn what_fails_after_the_switch_was_told_is_taken_back() {
     lab.check(&lab.attach_as(&request)).unwrap();
 }
 
+/// ovs-vswitchd looked for the device too early, opened it a moment later, and left the error.
+#[test]
+fn an_error_from_before_the_port_was_open_counts_for_nothing() {
+    let (lab, web) = lab();
+    let record = lab.attach(&web);
+    // Frozen, it does not clear what is written in its stead.
+    lab.host.switch().freeze_vswitchd();
+    lab.host.vsctl("--no-wait set Interface veth-web-eth0 error=no_such_device");
+    assert_eq!(lab.attach(&web), record);
+    assert_eq!(lab.host.vsctl("get Interface veth-web-eth0 error").trim(), "no_such_device");
+    lab.host.switch().thaw_vswitchd();
+    lab.check(&record).unwrap();
+}
+
 #[test]
 fn the_pace_is_found_out_by_itself() {
     let lab = Lab::new();

@@ -97,7 +97,9 @@ pub struct Port {
     pub ofport: Option<i64>,
     /// `Interface.ifindex`.
     pub ifindex: Option<u32>,
-    /// `Interface.error`.
+    /// `Interface.error` of a port that is not open. Where a device appears just after
+    /// ovs-vswitchd looked for it, the row of the open port keeps the error until something else
+    /// changes: the second write takes the column for empty, as the first has not come back yet.
     pub error: Option<String>,
     /// `Interface.ofport_request`.
     pub ofport_request: Option<u16>,
@@ -229,6 +231,8 @@ impl<'a> Row<'a> {
         bridge: Option<IfName>,
     ) -> Result<Option<Port>, BadColumn> {
         let Ok(name) = self.text("name")?.parse() else { return Ok(None) };
+        let ofport = interface.ofport()?;
+        let open = ofport.is_some_and(|number| number > 0);
         Ok(Some(Port {
             uuid: self.uuid()?,
             name,
@@ -237,10 +241,10 @@ impl<'a> Row<'a> {
             protected: self.0["protected"] == true,
             external_ids: self.map("external_ids")?,
             interface_type: interface.text("type")?.to_owned(),
-            ofport: interface.ofport()?,
+            ofport,
             ifindex: interface
                 .optional("ifindex", "an interface index", |v| u32::try_from(v.as_u64()?).ok())?,
-            error: interface.error()?,
+            error: interface.error()?.filter(|_| !open),
             ofport_request: interface
                 .optional("ofport_request", "a port number", |v| u16::try_from(v.as_u64()?).ok())?,
             mtu_request: interface
@@ -376,6 +380,20 @@ mod tests {
                 [Uuid("4d5c6e0e-0000-4000-8000-000000000002".to_owned())]
             );
         }
+    }
+
+    #[test]
+    fn an_open_port_has_no_error() {
+        let row = port_row(&json!(["set", []]), &json!(["set", []]), &json!(["set", []]));
+        let error_at = |ofport: serde_json::Value| {
+            let mut interface = interface_row();
+            interface["ofport"] = ofport;
+            interface["error"] = json!("No such device");
+            Row(&row).port(Row(&interface), None).unwrap().unwrap().error
+        };
+        let why = Some("No such device".to_owned());
+        assert_eq!(error_at(json!(3)), None);
+        assert_eq!([error_at(json!(-1)), error_at(json!(["set", []]))], [why.clone(), why]);
     }
 
     #[test]

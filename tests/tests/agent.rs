@@ -270,6 +270,24 @@ fn the_agent_survives_its_switch_and_repairs_the_host() {
     assert!(agent.alive());
 }
 
+/// The schema allows it, 802.1Q does not; Neutron parks ports there.
+#[test]
+fn a_foreign_port_on_vlan_4095_blinds_nobody() {
+    let host = Host::new();
+    host.port_agent().run("up");
+    host.vsctl("add-port ovsbr0 dead tag=4095 -- set Interface dead type=internal");
+    host.vsctl("add-port ovsbr0 both trunks=7,4095 -- set Interface both type=internal");
+    let _agent = start(&host);
+    let web = add(&host, "web");
+    poll("shown", SOON, || shows("veth-web-eth0").then_some(()));
+    let gateway = "10.200.0.1".parse().unwrap();
+    host.vsctl("del-port veth-web-eth0");
+    poll("the lost port is plugged in again", SOON, || web.ping(gateway).then_some(()));
+    assert!(host.port_agent().run("status").contains("veth-web-eth0"));
+    host.port_agent().run("gc");
+    assert_eq!(host.vsctl("get Port dead tag").trim(), "4095");
+}
+
 #[test]
 fn a_default_route_that_comes_late_carries_the_traffic() {
     let host = Host::new();

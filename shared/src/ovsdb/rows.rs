@@ -85,7 +85,7 @@ pub struct Port {
     pub name: IfName,
     /// Name of the bridge that lists it.
     pub bridge: Option<IfName>,
-    /// VLAN columns; `None` if the row has none at all (trunks everything).
+    /// VLAN columns; `None` if the row has none at all (trunks everything), or names VLAN 4095.
     pub vlan: Option<PortVlan>,
     /// `Port.protected`.
     pub protected: bool,
@@ -115,6 +115,10 @@ pub(super) const PORT_COLUMNS: [&str; 8] =
 
 pub(super) const INTERFACE_COLUMNS: [&str; 7] =
     ["_uuid", "type", "ofport", "ifindex", "error", "ofport_request", "mtu_request"];
+
+/// What the schema allows as `tag` and in `trunks`; 802.1Q reserves it, and Neutron parks its ports
+/// there.
+const MAX_TAG: u64 = 4095;
 
 /// A column that is not what the schema says.
 #[derive(Debug, PartialEq, Eq)]
@@ -253,12 +257,16 @@ impl<'a> Row<'a> {
     }
 
     pub(super) fn vlan(self) -> Result<Option<PortVlan>, BadColumn> {
-        let vlan_id = |v: &Value| VlanId::try_from(v.as_u64()?).ok();
-        let tag = self.optional("tag", "a VLAN id", vlan_id)?;
-        let trunks: BTreeSet<_> = self.set("trunks", "VLAN ids", vlan_id)?.into_iter().collect();
+        let id = |v: &Value| v.as_u64().filter(|id| *id <= MAX_TAG);
+        let tag = self.optional("tag", "a VLAN id", id)?;
+        let trunks = self.set("trunks", "VLAN ids", id)?;
         let mode = self.optional("vlan_mode", "a VLAN mode", |v| {
             serde_json::from_value::<VlanMode>(v.clone()).ok()
         })?;
+        let tag = tag.map(VlanId::try_from).transpose();
+        let trunks = trunks.into_iter().map(VlanId::try_from).collect::<Result<BTreeSet<_>, _>>();
+        // One that is no VLAN of ours must not keep us from all others.
+        let (Ok(tag), Ok(trunks)) = (tag, trunks) else { return Ok(None) };
         if mode.is_none() && tag.is_none() && trunks.is_empty() {
             return Ok(None);
         }
@@ -358,6 +366,8 @@ mod tests {
                 Some(PortVlan::access(VlanId::try_from(7).unwrap())),
             ),
             (&empty, &json!(7), &empty, Some(PortVlan::access(VlanId::try_from(7).unwrap()))),
+            (&empty, &json!(4095), &empty, None),
+            (&empty, &empty, &json!(["set", [3, 4095]]), None),
             (
                 &empty,
                 &empty,

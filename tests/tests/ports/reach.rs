@@ -46,6 +46,22 @@ fn a_port_is_reached_from_everywhere_over_tcp_and_udp() {
     assert!(status.contains("*:8007") && status.contains(&format!("{own}:7")), "{status}");
 }
 
+/// A resolver asks from another port each time, and would wait five seconds for each answer.
+#[test]
+fn the_first_datagram_of_a_caller_is_answered() {
+    let lab = Lab::new();
+    let (web, ..) = lab.add("web", json!([port(8007, "udp")]));
+    let _server = web.echo_server();
+    let mut buffer = [0; 16];
+    for address in ["127.0.0.1", "::1"].map(ip).into_iter().cycle().take(20) {
+        let socket = udp_socket(address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+        socket.send_to(b"once", SocketAddr::new(address, 8007)).unwrap();
+        let count = socket.recv(&mut buffer).unwrap_or_else(|e| panic!("{address}: {e}"));
+        assert_eq!(&buffer[..count], b"once");
+    }
+}
+
 #[test]
 fn the_caller_is_seen_as_who_it_is() {
     let lab = Lab::new();

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as Bound};
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use shared::publish::Publication;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
@@ -14,6 +15,14 @@ use super::Serving;
 
 /// How long a container may take to take a connection.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Connections of one port at a time; who comes then waits until one ends. Two descriptors each, of
+/// the agent's 262,144.
+const CONNECTIONS: usize = 4096;
+
+/// Silence in seconds after which an end is asked whether it is still there; it is given up after
+/// nine questions, 75 s apart (tcp(7)).
+const SILENCE: u32 = 60;
 
 /// Between two tries to accept when the host is out of something.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -29,7 +38,7 @@ async fn accept(listener: TcpListener, to: SocketAddr) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
                 Ok((stream, _)) => drop(connections.spawn(carry(stream, to))),
                 Err(_) => sleep(PAUSE).await,
             },
@@ -49,6 +58,9 @@ async fn carry(mut stream: TcpStream, to: SocketAddr) {
     // Small writes are the ends' own business; nothing is to wait here for more.
     for end in [&stream, &inside] {
         drop(end.set_nodelay(true));
+        // One that has vanished holds its place no longer than this.
+        let _ = setsockopt(end, sockopt::KeepAlive, &true);
+        let _ = setsockopt(end, sockopt::TcpKeepIdle, &SILENCE);
     }
     // How it ended, both ends have seen.
     drop(copy_bidirectional(&mut stream, &mut inside).await);

@@ -101,6 +101,8 @@ async fn connect(to: SocketAddr) -> io::Result<UdpSocket> {
         if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
     socket.connect(to).await?;
+    // Until the runtime has heard of it, it sends nothing: the first datagram would be lost.
+    socket.writable().await?;
     Ok(socket)
 }
 

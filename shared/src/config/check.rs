@@ -32,6 +32,7 @@ struct Draft {
     name: Range<usize>,
     uplink: Option<(IfName, Range<usize>)>,
     addresses: Vec<(IpNet, Range<usize>)>,
+    gateway: Option<(IpAddr, Range<usize>)>,
 }
 
 impl Draft {
@@ -122,6 +123,7 @@ pub(super) fn config(raw: &Raw, source: Source<'_>, sysfs: &Path) -> Result<Conf
                 .collect::<Result<Vec<_>, _>>()?;
             names(&drafts, source)?;
             subnets(&drafts, source)?;
+            gateways(&drafts, source)?;
             uplinks(&drafts, source)?;
             config.bridges = drafts.into_iter().map(|draft| draft.bridge).collect();
             let names: Vec<_> = config.bridges.iter().map(|bridge| &bridge.name).collect();
@@ -319,7 +321,8 @@ fn draft(section: &Spanned<RawBridge>, source: Source<'_>, sysfs: &Path) -> Resu
         let (expected, _) = one_of("datapath_type", &["system", "netdev"]);
         Err(problem(expected, "leave it out: the type that works on this host is found"))
     })?;
-    let gateway = value(source, "gateway", &raw.gateway, |text| gateway(text, direct, &addresses))?;
+    let gateway = value(source, "gateway", &raw.gateway, |text| gateway(text, direct, &addresses))?
+        .zip(span(&raw.gateway));
     let uplink = match &raw.uplink {
         Some(text) if direct || text.get_ref() != "default" => {
             value(source, "uplink", &raw.uplink, |text| uplink(text, direct, sysfs))?
@@ -330,7 +333,11 @@ fn draft(section: &Spanned<RawBridge>, source: Source<'_>, sysfs: &Path) -> Resu
     let port = uplink.as_ref().map(|(name, _)| name.clone());
     let nets = addresses.iter().map(|(address, _)| *address).collect();
     let mode = if direct {
-        Mode::Direct { uplink: port, addresses: nets, gateway }
+        Mode::Direct {
+            uplink: port,
+            addresses: nets,
+            gateway: gateway.as_ref().map(|(gateway, _)| *gateway),
+        }
     } else {
         Mode::Nat { addresses: nets, uplink: port.map_or(Uplink::Default, Uplink::Named) }
     };
@@ -339,6 +346,7 @@ fn draft(section: &Spanned<RawBridge>, source: Source<'_>, sysfs: &Path) -> Resu
         name: span(&raw.name).unwrap_or(0..0),
         uplink,
         addresses,
+        gateway,
     })
 }
 
@@ -497,6 +505,22 @@ fn subnets(drafts: &[Draft], source: Source<'_>) -> Result<(), Error> {
                 let hint = "give each bridge a subnet of its own";
                 return Err(source.value("address", span.clone(), problem, hint));
             }
+        }
+    }
+    Ok(())
+}
+
+/// The default routes out of all bridges have one metric, so there is one of each family.
+fn gateways(drafts: &[Draft], source: Source<'_>) -> Result<(), Error> {
+    let all: Vec<_> = drafts.iter().filter_map(|draft| draft.gateway.as_ref()).collect();
+    for (at, (gateway, span)) in all.iter().enumerate() {
+        let same = |(first, _): &&&(IpAddr, _)| first.is_ipv4() == gateway.is_ipv4();
+        if let Some((_, first)) = all[..at].iter().find(same) {
+            let family = if gateway.is_ipv4() { "IPv4" } else { "IPv6" };
+            let problem =
+                format!("line {} has the host's {family} gateway already", source.line(first));
+            let hint = "keep the one that leads to the internet, and remove the other";
+            return Err(source.value("gateway", span.clone(), problem, hint));
         }
     }
     Ok(())

@@ -50,8 +50,10 @@ fn apart(config: &Config) {
             assert!(same || !crate::address::overlaps(*net, *first), "{net} {first}");
         }
     }
+    let mut families = BTreeSet::new();
     for bridge in &config.bridges {
         if let Mode::Direct { gateway: Some(gateway), addresses, .. } = &bridge.mode {
+            assert!(families.insert(gateway.is_ipv4()), "{gateway}");
             assert!(addresses.iter().any(|net| net.contains(gateway) && net.addr() != *gateway));
         }
     }

@@ -299,6 +299,10 @@ fn a_mistake_is_one_line_with_its_place_and_the_way_out() {
             ),
             "overlaps 172.16.0.0/24 of lan in line 4",
         ),
+        (
+            "[[bridge]]\nname = \"a\"\nmode = \"direct\"\naddress = \"10.1.0.2/24\"\ngateway = \"10.1.0.1\"\n[[bridge]]\nname = \"b\"\nmode = \"direct\"\naddress = \"10.2.0.2/24\"\ngateway = \"10.2.0.1\"",
+            "10:11: gateway = \"10.2.0.1\": line 5 has the host's IPv4 gateway already; keep the one",
+        ),
         // Uplinks.
         (&with("uplink = \"nat\""), "9:10: uplink = \"nat\": it is the bridge of line 7; name"),
         (

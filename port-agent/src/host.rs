@@ -9,7 +9,7 @@ use shared::config::Config;
 use shared::error::sentence;
 use shared::key::Key;
 use shared::ledger::{Action, Event, Written};
-use shared::network::host::{self, Step};
+use shared::network::host::{self, Kept, Step};
 
 use crate::{Failure, gc};
 
@@ -48,8 +48,14 @@ pub(crate) fn moved(
 
 /// The host as the configuration wants it, without what earlier boots left. Every step, those with
 /// nothing to do among them.
-pub(crate) fn bring_up(engine: &Engine) -> Result<Vec<Step>, Failure> {
+fn bring_up(engine: &Engine) -> Result<Vec<Step>, Failure> {
     came_up(engine, host::up(engine.config()).map_err(Failure::new)?)
+}
+
+/// The same for the agent, which goes on without what cannot be brought up.
+pub(crate) fn begin(engine: &Engine) -> Result<Kept, Failure> {
+    let kept = host::keep(engine.config()).map_err(Failure::new)?;
+    Ok(Kept { steps: came_up(engine, kept.steps)?, ..kept })
 }
 
 fn came_up(engine: &Engine, mut steps: Vec<Step>) -> Result<Vec<Step>, Failure> {
@@ -87,14 +93,17 @@ fn collect(engine: &Engine) -> Vec<String> {
     acts
 }
 
-/// What "up" does, for the agent, which goes on after an error: an uplink that was pulled out
-/// comes back. With `ports`, those of containers as well. The error is a sentence.
-pub(crate) fn repair(engine: &Engine, ports: bool) -> Result<Vec<Step>, String> {
-    let mut steps = host::up(engine.config()).map_err(|error| sentence(&error))?;
-    let replugged = if ports { replug(engine) } else { Ok(Vec::new()) };
-    steps.extend(replugged.iter().flatten().cloned());
-    record(engine, Action::Up, &steps);
-    replugged.map(|_| steps)
+/// What [`begin`] does, later. With `ports`, those of containers as well. The error is a sentence.
+pub(crate) fn repair(engine: &Engine, ports: bool) -> Result<Kept, String> {
+    let mut kept = host::keep(engine.config()).map_err(|error| sentence(&error))?;
+    if ports {
+        match replug(engine) {
+            Ok(steps) => kept.steps.extend(steps),
+            Err(why) => kept.failed.push(why),
+        }
+    }
+    record(engine, Action::Up, &kept.steps);
+    Ok(kept)
 }
 
 /// Ports of containers that the switch has lost, for the agent.

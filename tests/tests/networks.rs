@@ -1,8 +1,9 @@
 //! Networks made on first use: a VLAN with subnets of its own, and the host as its gateway.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use rig::{Container, Host, Reply, assert_same};
+use rig::{Container, Daemon, Host, Reply, assert_same, poll};
 use serde_json::{Value, json};
 
 fn vlan(name: &str, vlan: u16, subnet: &str, gateway: &str) -> Value {
@@ -116,4 +117,69 @@ fn a_gateway_port_never_takes_over_a_port_of_somebody_else() {
     host.vsctl("del-port ovsbr1.30");
     host.plugin().add(&web, &lab).success();
     assert!(web.ping("10.30.0.1".parse().unwrap()));
+}
+
+/// It would have taken the place of the bridge's own network in NAT, and every repair would have
+/// failed from then on.
+#[test]
+fn a_nat_bridges_own_network_takes_no_other_subnet() {
+    let host = Host::new();
+    host.port_agent().run("up");
+    let web = host.container("web");
+    let mut conf = vlan("lab", 30, "10.50.0.0/24", "10.50.0.1");
+    conf.as_object_mut().unwrap().remove("vlan");
+    refused(
+        &host,
+        &web,
+        &conf,
+        &["subnet 10.50.0.0/24 cannot be on ovsbr1, untagged", "10.200.0.0/24", "name a VLAN"],
+    );
+    conf["subnets"] = json!([{ "subnet": "10.50.0.0/24", "gateway": "none" }]);
+    host.plugin().add(&web, &conf).failure();
+    let steps = host.port_agent().run("up");
+    assert!(!steps.contains("added") && !steps.contains(" set"), "{steps}");
+
+    // A section that came after the network counts instead of it.
+    host.port_agent().run("down");
+    host.vsctl("add-br brx -- set Bridge brx datapath_type=netdev");
+    let mut own = vlan("own", 30, "10.60.0.0/24", "10.60.0.1");
+    own.as_object_mut().unwrap().remove("vlan");
+    own["bridge"] = json!("brx");
+    own["subnets"][0]["nat"] = json!(true);
+    host.plugin().add(&web, &own).success();
+    host.config("[[bridge]]\nname = \"brx\"\nmode = \"nat\"\naddresses = [\"10.60.0.1/24\"]\n");
+    host.port_agent().run("up");
+    assert!(web.ping("10.60.0.1".parse().unwrap()));
+    let steps = host.port_agent().run("up");
+    assert!(!steps.contains("added") && !steps.contains(" set"), "{steps}");
+}
+
+#[test]
+fn a_network_whose_bridge_was_removed_is_in_no_others_way() {
+    let soon = Duration::from_secs(10);
+    let host = Host::new();
+    let agent = Daemon::start("ovs-port-agent", host.port_agent().command("run"));
+    agent.ready(soon, || agent.log().contains("the host is up"));
+    host.vsctl("add-br brx -- set Bridge brx datapath_type=netdev");
+    let (web, db) = (host.container("web"), host.container("db"));
+    for (number, container) in [(30, &web), (0, &db)] {
+        let subnet = format!("10.{}.0", 60 + number);
+        let name = format!("own{number}");
+        let mut own = vlan(&name, number, &format!("{subnet}.0/24"), &format!("{subnet}.1"));
+        own["bridge"] = json!("brx");
+        own["subnets"][0]["nat"] = json!(true);
+        host.plugin().add(container, &own).success();
+        host.plugin().del(container, &own).success();
+    }
+    host.vsctl("del-br brx");
+    host.port_agent().run("up");
+    host.ip("address flush dev ovsbr1");
+    poll("the address of the other bridge is back", soon, || {
+        host.ip("address show dev ovsbr1").contains("10.200.0.1").then_some(())
+    });
+    host.sh("nft flush ruleset");
+    poll("the rules are back", soon, || {
+        host.sh("nft list ruleset").contains("10.200.0.0/24").then_some(())
+    });
+    host.port_agent().run("down");
 }

@@ -1,6 +1,9 @@
 //! The direct bridge: a wired port is plugged in, or refused before anything is changed.
 
-use rig::{Host, assert_same};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rig::{Daemon, Host, assert_same, poll};
 use serde_json::json;
 
 const CONFIG: &str = r#"
@@ -114,4 +117,38 @@ fn a_lowered_uplink_is_lowered_again_unless_somebody_uses_it() {
     host.ip("address add 192.0.2.9/24 dev enp2s0");
     agent.run("down");
     assert!(state(), "it carries an address of somebody now");
+}
+
+/// A dock that is pulled out, or was never there when the host booted.
+#[test]
+fn an_uplink_that_is_gone_takes_nothing_from_the_other_bridges() {
+    let soon = Duration::from_secs(10);
+    let host = Host::new();
+    host.config(CONFIG);
+    let agent = Daemon::start("ovs-port-agent", host.port_agent().command("run"));
+    let missing = "uplink enp2s0 of bridge ovsbr0 does not exist";
+    agent.ready(soon, || agent.log().contains(missing));
+
+    let web = host.container("web");
+    let conf =
+        json!({ "cniVersion": "1.0.0", "name": "lab", "type": "ovs-agent", "bridge": "ovsbr1" });
+    host.plugin().add(&web, &conf).success();
+    let gateway: IpAddr = "10.200.0.1".parse().unwrap();
+    let is_kept = |when: &str| {
+        host.ip("address flush dev ovsbr1");
+        poll(&format!("{when}: the gateway is back"), soon, || web.ping(gateway).then_some(()));
+        host.vsctl("del-port veth-web-eth0");
+        poll(&format!("{when}: the port is back"), soon, || web.ping(gateway).then_some(()));
+    };
+    is_kept("without the uplink");
+    let status = host.port_agent().output("status");
+    assert!(status.stdout.contains(missing), "{status}");
+
+    let _wire = host.uplink("enp2s0", 1);
+    let plugged = || host.try_sh("ovs-vsctl iface-to-br enp2s0").stdout.trim() == "ovsbr0";
+    poll("the uplink is plugged in", soon, || plugged().then_some(()));
+    poll("all is well", soon, || agent.log().contains("works again").then_some(()));
+    host.ip("link del enp2s0");
+    poll("it is missed", soon, || (agent.log().matches(missing).count() > 1).then_some(()));
+    is_kept("the uplink pulled out");
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use shared::attachment::{Engine, Picture};
 use shared::error::sentence;
 use shared::key::Key;
-use shared::network::host::Step;
+use shared::network::host::{Kept, Step};
 use shared::news::{Heard, News};
 use shared::{link, ovsdb};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -49,12 +49,26 @@ enum Due {
     All,
 }
 
+/// How the host is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// As it should be.
+    Whole,
+    /// So but for a part that is refused: what would change that is heard of.
+    InPart,
+    /// Otherwise: to be tried again.
+    Troubled,
+}
+
 /// Serves until the agent stops.
 pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     let mut kernel = link::Watch::open().map_err(Failure::new)?;
-    say(&agent.work(|agent| host::bring_up(&agent.engine)).await??);
-    tracing::info!("the host is up");
-    agent.health.well(PART);
+    let begun = agent.work(|agent| host::begin(&agent.engine)).await??;
+    say(&begun.steps);
+    let mut state = judge(&agent, &begun);
+    if state == State::Whole {
+        tracing::info!("the host is up");
+    }
     agent.health.ready();
     let config = agent.engine.config();
     let debounce = Duration::from_millis(config.debounce_ms);
@@ -76,6 +90,7 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                     }
                     Err(error) => {
                         agent.health.trouble(PART, not_followed(&error));
+                        state = State::Troubled;
                         pause(&agent, RETRY).await;
                         continue;
                     }
@@ -91,6 +106,7 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                         Ok(false) => continue,
                         Err(error) => {
                             agent.health.trouble(PART, not_followed(&error));
+                            state = State::Troubled;
                             switch = None;
                             continue;
                         }
@@ -115,18 +131,24 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                 () = agent.stopped() => continue,
             },
         };
-        let due = if agent.health.is_troubled(PART) { Due::All } else { due };
+        let due = if state == State::Troubled { Due::All } else { due };
         if matches!(due, Due::Host | Due::All) {
             // Whatever comes from here on is news again.
             heard_of(&mut kernel);
         }
         let begun = Instant::now();
         let now = switch.as_ref().filter(|_| due == Due::Switch).map(Picture::of);
-        match agent.work(move |agent| tend(agent, due, now)).await? {
-            Ok(()) => agent.health.well(PART),
-            Err(Trouble::Host(why)) => agent.health.trouble(PART, why),
+        state = match agent.work(move |agent| tend(agent, due, now)).await? {
+            Ok(Some(kept)) => judge(&agent, &kept),
+            // A look at ports or the file says nothing of what was refused.
+            Ok(None) if state == State::InPart => state,
+            Ok(None) => well(&agent),
+            Err(Trouble::Host(why)) => {
+                agent.health.trouble(PART, why);
+                State::Troubled
+            }
             Err(Trouble::Anew(failure)) => return Err(failure),
-        }
+        };
         written = identity(&config.interfaces_path);
         match due {
             Due::Switch => took = begun.elapsed(),
@@ -136,7 +158,7 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                 patrol = repaired + PATROL;
             }
         }
-        if agent.health.is_troubled(PART) {
+        if state == State::Troubled {
             patrol = Instant::now() + RETRY;
         }
     }
@@ -155,6 +177,25 @@ fn heard_of(kernel: &mut link::Watch) -> bool {
         tracing::warn!(error = %sentence(&error), "the kernel cannot be followed");
         true
     })
+}
+
+/// How the host is after that, told.
+fn judge(agent: &Agent, kept: &Kept) -> State {
+    let why: Vec<_> = kept.failed.iter().chain(&kept.refused).map(String::as_str).collect();
+    if why.is_empty() {
+        return well(agent);
+    }
+    agent.health.trouble(PART, not_whole(&why.join("; ")));
+    if kept.failed.is_empty() { State::InPart } else { State::Troubled }
+}
+
+fn well(agent: &Agent) -> State {
+    agent.health.well(PART);
+    State::Whole
+}
+
+fn not_whole(why: &str) -> String {
+    format!("the host is not as it should be: {why}")
 }
 
 fn not_followed(error: &ovsdb::Error) -> String {
@@ -198,8 +239,8 @@ enum Trouble {
 }
 
 /// Puts right what is to be put right, and shows the switch as it is then. `now` is the switch where
-/// that is what has changed.
-fn tend(agent: &Agent, due: Due, now: Option<Picture>) -> Result<(), Trouble> {
+/// that is what has changed. `None` if that was not the whole host.
+fn tend(agent: &Agent, due: Due, now: Option<Picture>) -> Result<Option<Kept>, Trouble> {
     let engine = &agent.engine;
     if matches!(due, Due::Host | Due::All) && uplink::is_outdated(engine, agent.config.as_deref()) {
         tracing::info!("an uplink was moved: beginning anew with the configuration as it is");
@@ -214,24 +255,28 @@ fn tend(agent: &Agent, due: Due, now: Option<Picture>) -> Result<(), Trouble> {
             // A bridge takes its ports along.
             let whole = known.bridges.is_subset(&now.bridges);
             show(agent, now);
-            if whole { plug_again(engine, &lost) } else { repair(agent, true) }
+            if whole {
+                plug_again(engine, &lost).map(|()| None)
+            } else {
+                repair(agent, true).map(Some)
+            }
         }
         (Due::Host, Some(known)) => {
             let repaired = repair(agent, false);
             show_block(engine, &known);
-            repaired
+            repaired.map(Some)
         }
         (Due::File, Some(known)) => {
             if show_block(engine, &known) {
                 let file = engine.config().interfaces_path.display();
                 tracing::info!("somebody wrote {file}: the managed block is in it again");
             }
-            Ok(())
+            Ok(None)
         }
         _ => {
             let repaired = repair(agent, true);
             show(agent, look(engine)?);
-            repaired
+            repaired.map(Some)
         }
     }
 }
@@ -302,13 +347,12 @@ fn plug_again(engine: &Engine, lost: &[Key]) -> Result<(), Trouble> {
 }
 
 /// Makes the host what it should be; with `ports`, every port of every container, too.
-fn repair(agent: &Agent, ports: bool) -> Result<(), Trouble> {
-    let steps = host::repair(&agent.engine, ports)
-        .map_err(|why| Trouble::Host(format!("the host is not as it should be: {why}")))?;
-    say(&steps);
-    let acts: usize = steps.iter().map(|step| step.acts.len()).sum();
+fn repair(agent: &Agent, ports: bool) -> Result<Kept, Trouble> {
+    let kept = host::repair(&agent.engine, ports).map_err(|why| Trouble::Host(not_whole(&why)))?;
+    say(&kept.steps);
+    let acts: usize = kept.steps.iter().map(|step| step.acts.len()).sum();
     agent.repairs.fetch_add(acts as u64, Ordering::Relaxed);
-    Ok(())
+    Ok(kept)
 }
 
 /// What had to be done.

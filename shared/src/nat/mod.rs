@@ -138,25 +138,12 @@ impl Fault for Error {
 }
 
 /// Makes table, routes and forwarding serve exactly these segments. Idempotent; returns whether
-/// anything was changed. What is switched on is remembered in the state directory first.
+/// anything was changed. What is switched on is remembered in the state directory first. A gateway
+/// that is gone is in nobody's way: its rules are written, and nothing is switched on it.
 ///
 /// The tagged rule is [`tagged::ensure`]'s: it runs a process, this does not.
 pub fn apply(state: &State, segments: &[Segment]) -> Result<bool, Error> {
     apply_as(state, segments, forwarding::Ipv6::of_this_kernel())
-}
-
-/// [`apply`], where some gateways may be gone: their rules are written, and nothing is switched on
-/// them.
-pub fn apply_to_present(state: &State, segments: &[Segment]) -> Result<bool, Error> {
-    let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
-    let mut present = Vec::new();
-    for segment in segments {
-        let found = netlink.link(&segment.interface);
-        if found.map_err(|s| kernel_error("look for a gateway", s))?.is_some() {
-            present.push(segment.clone());
-        }
-    }
-    apply_with(&mut netlink, state, segments, &present, forwarding::Ipv6::of_this_kernel())
 }
 
 /// [`apply`], with IPv6 forwarding switched as told.
@@ -166,21 +153,11 @@ pub fn apply_as(
     ipv6: forwarding::Ipv6,
 ) -> Result<bool, Error> {
     let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
-    apply_with(&mut netlink, state, segments, segments, ipv6)
-}
-
-fn apply_with(
-    netlink: &mut Netlink,
-    state: &State,
-    segments: &[Segment],
-    present: &[Segment],
-    ipv6: forwarding::Ipv6,
-) -> Result<bool, Error> {
     let mut forwarding = forwarding::Forwarding::recall(state)?;
-    let (plan, wanted) = intend(netlink, &forwarding, segments, present, ipv6)?;
+    let (plan, wanted) = intend(&mut netlink, &forwarding, segments, ipv6)?;
     // The rules first: nothing is forwarded that they have not been asked about.
     let mut changed = table::write(state, &plan)?;
-    changed |= routing::sync(netlink, segments)?;
+    changed |= routing::sync(&mut netlink, segments)?;
     changed |= forwarding.switch(&wanted)?;
     Ok(changed)
 }
@@ -189,20 +166,25 @@ fn apply_with(
 pub fn plan(state: &State, segments: &[Segment]) -> Result<Plan, Error> {
     let mut netlink = Netlink::open().map_err(|s| kernel_error("open rtnetlink", s))?;
     let forwarding = forwarding::Forwarding::recall(state)?;
-    let ipv6 = forwarding::Ipv6::of_this_kernel();
-    Ok(intend(&mut netlink, &forwarding, segments, segments, ipv6)?.0)
+    Ok(intend(&mut netlink, &forwarding, segments, forwarding::Ipv6::of_this_kernel())?.0)
 }
 
 fn intend(
     netlink: &mut Netlink,
     forwarding: &forwarding::Forwarding,
     segments: &[Segment],
-    present: &[Segment],
     ipv6: forwarding::Ipv6,
 ) -> Result<(Plan, forwarding::Wanted), Error> {
     check(segments)?;
     let uplinks = routing::Uplinks::find(netlink, segments)?;
-    let wanted = forwarding.plan(present, &uplinks, ipv6)?;
+    let mut present = Vec::new();
+    for segment in segments {
+        let found = netlink.link(&segment.interface);
+        if found.map_err(|s| kernel_error("look for a gateway", s))?.is_some() {
+            present.push(segment.clone());
+        }
+    }
+    let wanted = forwarding.plan(&present, &uplinks, ipv6)?;
     let switched = wanted.switched.clone();
     Ok((Plan { segments: segments.to_vec(), uplinks, switched }, wanted))
 }

@@ -202,7 +202,8 @@ fn is_internal(link: &Link) -> bool {
     ["tun", "openvswitch"].contains(&link.kind.as_str())
 }
 
-fn row(name: &IfName, ovsdb: &mut Client) -> Result<Option<Bridge>, Error> {
+/// The bridge's row, if there is one.
+pub(super) fn row(name: &IfName, ovsdb: &mut Client) -> Result<Option<Bridge>, Error> {
     match ovsdb.view(name) {
         Ok(view) => Ok(Some(view.bridge)),
         Err(ovsdb::Error::NoBridge { .. }) => Ok(None),

@@ -44,13 +44,35 @@ impl<'a> Networks<'a> {
         Ok(networks)
     }
 
-    /// The networks made on first use.
+    /// The networks made on first use. Where the configuration has one by now, that counts.
     pub fn made(&self) -> Result<Vec<Network>, Error> {
         let mut networks = Vec::new();
         for path in state::files(&self.state.networks())? {
-            networks.extend(state::read(&path)?);
+            let made: Option<Network> = state::read(&path)?;
+            networks.extend(made.filter(|network| self.configured(network).is_none()));
         }
         Ok(networks)
+    }
+
+    /// The network of the configuration in the same place.
+    fn configured(&self, network: &Network) -> Option<Network> {
+        let mut all = self.config.bridges.iter().filter_map(Network::of_nat_bridge);
+        all.find(|other| (&other.bridge, other.vlan) == (&network.bridge, network.vlan))
+    }
+
+    /// A NAT bridge's own network has the subnets of the configuration and no others.
+    fn refuse_configured(&self, network: &Network) -> Result<(), Error> {
+        let Some(own) = self.configured(network) else { return Ok(()) };
+        let nets = |network: &Network| {
+            let nets: Vec<_> = network.subnets.iter().map(|s| s.net.to_string()).collect();
+            nets.join(" and ")
+        };
+        Err(Error::Configured {
+            subnets: nets(network),
+            place: network.place(),
+            bridge: network.bridge.clone(),
+            own: nets(&own),
+        })
     }
 
     /// What nftables and routing must do for all networks.
@@ -84,6 +106,7 @@ impl<'a> Networks<'a> {
         if network.is_configured(&self.config.bridges) {
             return Ok(());
         }
+        self.refuse_configured(network)?;
         let path = self.path(network);
         if self.is_made(&path, network)?
             && (!network.gateway || netlink.link(&gateway_port(network))?.is_some())
@@ -102,7 +125,7 @@ impl<'a> Networks<'a> {
         let mut networks = self.all()?;
         networks.retain(|other| (&other.bridge, other.vlan) != (&network.bridge, network.vlan));
         networks.push(network.clone());
-        nat::apply_to_present(&self.state, &self.segments_of(&networks))?;
+        nat::apply(&self.state, &self.segments_of(&networks))?;
         // Last: a network that is written down is whole.
         Ok(state::write(&path, &network)?)
     }
@@ -112,6 +135,7 @@ impl<'a> Networks<'a> {
         if network.is_configured(&self.config.bridges) {
             return Ok(());
         }
+        self.refuse_configured(network)?;
         self.refuse_overlap(network)?;
         match state::read::<Network>(&self.path(network))? {
             Some(before) => merge(&mut network.clone(), before),
@@ -138,7 +162,7 @@ impl<'a> Networks<'a> {
         }
         // NAT first: it speaks of the port. A bridge that another network has lost is not in its
         // way.
-        nat::apply_to_present(&self.state, &self.segments()?)?;
+        nat::apply(&self.state, &self.segments()?)?;
         if !network.gateway || network.vlan == VlanId::UNTAGGED {
             return Ok(());
         }

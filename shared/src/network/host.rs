@@ -54,8 +54,51 @@ pub fn up(config: &Config) -> Result<Vec<Step>, Error> {
         steps.push(Step::new("uplinks", returned));
     }
     check(config, &moves, &mut work.ovsdb, &mut work.netlink)?;
-    steps.extend(work.bring_up(config, &mut moves)?);
+    steps.extend(work.bring_up(config, &mut moves, &BTreeSet::new(), &mut Err)?);
     Ok(steps)
+}
+
+/// What [`keep`] did.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// As [`up`] says it.
+    pub steps: Vec<Step>,
+    /// Why bridges are left as they are, each a sentence: what would change that is news.
+    pub refused: Vec<String>,
+    /// What failed on the way, each a sentence: to be tried again.
+    pub failed: Vec<String>,
+}
+
+/// [`up`] for the agent, which goes on: an uplink that is not there, or another fault of one bridge,
+/// takes nothing from the others. That bridge is left as it is.
+///
+/// # Errors
+/// What concerns them all, as in [`up`].
+pub fn keep(config: &Config) -> Result<Kept, Error> {
+    let mut work = Work::begin(config)?;
+    let journal = work.settle()?;
+    let mut steps = Vec::new();
+    let config = &without_returned(config, journal.as_ref(), &mut work.netlink, &mut steps)?;
+    let mut moves = Moves::confirmed(journal);
+    let (mut refused, mut failed) = (Vec::new(), Vec::new());
+    match moves.retire(config, &mut work.ovsdb, &mut work.netlink) {
+        Ok(returned) if returned.is_empty() => {}
+        Ok(returned) => steps.push(Step::new("uplinks", returned)),
+        Err(error) => failed.push(sentence(&error)),
+    }
+    let mut left = BTreeSet::new();
+    for bridge in &config.bridges {
+        let checked = bridge::check(bridge, &moves.uplinks(), &mut work.ovsdb, &mut work.netlink);
+        if let Err(error) = checked {
+            left.insert(&bridge.name);
+            refused.push(sentence(&error));
+        }
+    }
+    steps.extend(work.bring_up(config, &mut moves, &left, &mut |error| {
+        failed.push(sentence(&error));
+        Ok(())
+    })?);
+    Ok(Kept { steps, refused, failed })
 }
 
 /// What [`move_uplinks`] did.
@@ -83,7 +126,7 @@ pub fn move_uplinks(
     let journal = uplink::plan(config, &confirmed, within, both, &book)?;
     if journal.moves.is_empty() {
         check(config, &confirmed, &mut work.ovsdb, &mut work.netlink)?;
-        let steps = work.bring_up(config, &mut confirmed)?;
+        let steps = work.bring_up(config, &mut confirmed, &BTreeSet::new(), &mut Err)?;
         return Ok(Moved { steps, route: None });
     }
     let mut moves = Moves::begun(journal);
@@ -97,7 +140,7 @@ pub fn move_uplinks(
     silent(moves.silent_gateway(config, false, &mut work.netlink)?)?;
     moves.write(config)?;
     stand_by().map_err(|source| Error::NoGuard { source })?;
-    let moved = work.bring_up(config, &mut moves).and_then(|steps| {
+    let moved = work.bring_up(config, &mut moves, &BTreeSet::new(), &mut Err).and_then(|steps| {
         silent(moves.silent_gateway(config, true, &mut work.netlink)?)?;
         Ok(steps)
     });
@@ -144,13 +187,23 @@ impl Work {
         }
     }
 
-    fn bring_up(&mut self, config: &Config, moves: &mut Moves) -> Result<Vec<Step>, Error> {
+    /// The walk itself, with the bridges `left` as they are. `failed` decides of each fault whether
+    /// the rest is brought up without it.
+    fn bring_up(
+        &mut self,
+        config: &Config,
+        moves: &mut Moves,
+        left: &BTreeSet<&IfName>,
+        failed: &mut dyn FnMut(Error) -> Result<(), Error>,
+    ) -> Result<Vec<Step>, Error> {
         let Self { state, ovsdb, netlink, .. } = self;
         let mut book = Book::open(state)?;
         let mut steps = Vec::new();
-        for bridge in &config.bridges {
-            let acts = bridge::ensure(config, bridge, moves, (ovsdb, netlink), &mut book)?;
-            steps.push(Step::new(format!("bridge {}", bridge.name), acts));
+        for bridge in config.bridges.iter().filter(|bridge| !left.contains(&bridge.name)) {
+            match bridge::ensure(config, bridge, moves, (ovsdb, netlink), &mut book) {
+                Ok(acts) => steps.push(Step::new(format!("bridge {}", bridge.name), acts)),
+                Err(error) => failed(error)?,
+            }
         }
         let plugged = config.bridges.iter().filter_map(|bridge| match &bridge.mode {
             Mode::Direct { uplink, .. } => uplink.as_ref(),
@@ -158,14 +211,23 @@ impl Work {
         });
         wire::unguard_all_but(&plugged.collect(), netlink)?;
         let networks = Networks::new(config);
-        for network in networks.made()? {
-            if network.gateway {
-                let acts = networks.make_gateway(&network, netlink)?;
-                steps.push(Step::new(format!("gateway {}", gateway_port(&network)), acts));
+        for network in networks.made()?.into_iter().filter(|network| network.gateway) {
+            // Whoever removed its bridge has removed the network: it is back when the bridge is.
+            if bridge::row(&network.bridge, ovsdb)?.is_none() {
+                continue;
+            }
+            match networks.make_gateway(&network, netlink) {
+                Ok(acts) => {
+                    steps.push(Step::new(format!("gateway {}", gateway_port(&network)), acts));
+                }
+                Err(error) => failed(error)?,
             }
         }
         let mut changed = nat::apply(state, &networks.segments()?)?;
-        changed |= nat::tagged::ensure(state).map_err(nat::Error::from)?;
+        match nat::tagged::ensure(state) {
+            Ok(added) => changed |= added,
+            Err(error) => failed(nat::Error::from(error).into())?,
+        }
         steps.push(Step::of("forwarding, NAT and guard", changed, "set"));
         Ok(steps)
     }
@@ -219,12 +281,8 @@ pub fn hold(
     if Book::open(&state)?.bridges().next().is_none() {
         return Ok(None);
     }
-    match nat::plan(&state, &Networks::new(config).segments()?) {
-        Ok(plan) => Ok(Some(write(&plan)?)),
-        // Not all of it is up (any more).
-        Err(nat::Error::Missing { .. }) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
+    let plan = nat::plan(&state, &Networks::new(config).segments()?)?;
+    Ok(Some(write(&plan)?))
 }
 
 /// The bridges that are up, adopted ones among them.

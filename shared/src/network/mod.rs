@@ -118,6 +118,18 @@ pub enum Error {
         /// Where that lives.
         other_place: String,
     },
+    /// A network with subnets of its own, where a NAT bridge's own network is.
+    #[error("subnet {subnets} cannot be on {place}: that is the configuration's network {own}")]
+    Configured {
+        /// The subnets asked for.
+        subnets: String,
+        /// Where they were to live.
+        place: String,
+        /// The bridge.
+        bridge: IfName,
+        /// The subnets of the configuration.
+        own: String,
+    },
     /// Two networks on one VLAN want different gateways in one subnet.
     #[error("subnet {subnet} of {place} has the gateway {found}, not {wanted}")]
     OtherGateway {
@@ -334,7 +346,9 @@ pub enum Error {
 impl Fault for Error {
     fn kind(&self) -> Kind {
         match self {
-            Self::Overlap { .. } | Self::OtherGateway { .. } => Kind::Conflict,
+            Self::Overlap { .. } | Self::OtherGateway { .. } | Self::Configured { .. } => {
+                Kind::Conflict
+            }
             Self::UplinkHasAddress { .. } | Self::UplinkTaken { .. } | Self::InUse { .. } => {
                 Kind::Conflict
             }
@@ -367,6 +381,10 @@ impl Fault for Error {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Overlap { .. } => Some("choose another subnet".to_owned()),
+            Self::Configured { bridge, .. } => Some(format!(
+                "name a VLAN of its own, leave the subnet out to join the network there is, or \
+                 give {bridge} another address in the configuration"
+            )),
             Self::OtherGateway { found, .. } => {
                 Some(format!("ask for gateway {found}, or for another VLAN"))
             }

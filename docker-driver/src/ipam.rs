@@ -341,6 +341,20 @@ impl Ipam {
             }
             return Ok(again);
         }
+        // Of two pools of one subnet it asks in any order: each is the other's by now.
+        for mut other in self.store.all()? {
+            let given = other.addresses.get(&ip).filter(|held| held.replay);
+            if other.net == pool.net
+                && let Some(given) = given
+            {
+                let held = Held { replay: false, ..given.clone() };
+                pool.addresses.insert(ip, held);
+                self.store.put(&pool.id, pool)?;
+                other.addresses.remove(&ip);
+                self.store.put(&other.id, &other)?;
+                return Ok(true);
+            }
+        }
         Ok(false)
     }
 
@@ -397,8 +411,10 @@ impl Ipam {
         let attached: Vec<_> = engine.records()?.0.iter().map(|r| r.key.to_string()).collect();
         for (net, lease) in engine.pools().leases()? {
             let Some(id) = pool_of(&lease.owner) else { continue };
+            let held = |pool: &Pool| pool.addresses.values().any(|held| held.owner == lease.owner);
             let used = in_use.iter().any(|address| address.addr() == lease.ip)
-                || attached.contains(&lease.owner);
+                || attached.contains(&lease.owner)
+                || pools.iter().any(held);
             if !used && !pools.iter().any(|pool| pool.id == id) {
                 tracing::warn!(ip = %lease.ip, "given back: its pool is lost and nobody has it");
                 engine.pools().release(net, lease.ip, &lease.owner)?;

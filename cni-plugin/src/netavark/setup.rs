@@ -58,13 +58,18 @@ impl Call {
             own.flag("no_default_route")?.unwrap_or(network.no_default_route);
         own.finish()?;
         let name = Fields::new("", input).text("container_name")?.map(str::to_owned);
+        // Every network hears of all ports; an internal one is reached by nobody.
+        let mut ports = ports::read(&mut Fields::new("", input), &ports::NETAVARK)?;
+        if network.internal {
+            ports.clear();
+        }
         Ok(Self {
             key: key(input)?,
             labels: Labels { name, ..Labels::default() },
             network,
             ips: ips.into_iter().map(|ip| Requested { ip, length: None }).collect(),
             mac,
-            ports: ports::read(&mut Fields::new("", input), &ports::NETAVARK)?,
+            ports,
         })
     }
 

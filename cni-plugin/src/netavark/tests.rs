@@ -95,6 +95,19 @@ fn what_create_wrote_reads_the_same_however_podman_turns_the_gateway() {
     assert_eq!(place.subnets()[0].gateway, None);
 }
 
+/// Podman hands the ports of a container to each of its networks.
+#[test]
+fn an_internal_network_publishes_nothing() {
+    let ports = |internal: bool| {
+        let mut input = setup();
+        input["port_mappings"] = json!([{"container_port": 80, "host_ip": "", "host_port": 8080,
+                                         "protocol": "tcp", "range": 1}]);
+        input["network"]["internal"] = json!(internal);
+        super::setup::Call::read(&input).unwrap().ports.len()
+    };
+    assert_eq!([ports(false), ports(true)], [1, 0]);
+}
+
 #[test]
 fn an_internal_network_has_no_gateway() {
     let network = object(created(json!({
@@ -113,6 +126,7 @@ fn an_internal_network_has_no_gateway() {
 fn podman_may_give_the_addresses_of_a_subnet_nobody_else_has() {
     let given = json!({
         "subnets": [{"subnet": "10.5.0.0/24"}], "ipam_options": {"driver": "host-local"},
+        "options": {"vlan": "29"},
     });
     let network = created(given.clone());
     assert_eq!(network["options"]["addresses"], "podman");
@@ -274,7 +288,11 @@ fn bad_options_are_refused_by_name() {
         ),
         (
             json!({"subnets": [{"subnet": "10.200.0.128/25"}]}),
-            "subnet 10.200.0.128/25 of ovsbr1, untagged overlaps 10.200.0.0/24 of ovsbr1, untagged; choose another subnet",
+            "subnet 10.200.0.128/25 cannot be on ovsbr1, untagged: that is the configuration's network 10.200.0.0/24 and fd6f:7673:6272:1::/64; name a VLAN of its own, leave the subnet out to join the network there is, or give ovsbr1 another address in the configuration",
+        ),
+        (
+            json!({"subnets": [{"subnet": "10.200.0.128/25"}], "options": {"vlan": "30"}}),
+            "subnet 10.200.0.128/25 of ovsbr1, VLAN 30 overlaps 10.200.0.0/24 of ovsbr1, untagged; choose another subnet",
         ),
         (
             json!({"options": {"addresses": "none"}, "subnets": [{"subnet": "10.5.0.0/24"}]}),

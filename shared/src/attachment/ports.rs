@@ -26,7 +26,7 @@ pub enum Withdrawn {
     Nothing,
     /// Nothing leads to the container any more.
     Done,
-    /// The agent runs and does not answer: its rules may lead there yet.
+    /// The agent does not answer, or is about to end: its rules may lead there yet.
     Later,
 }
 
@@ -76,17 +76,19 @@ impl Engine {
                 return Withdrawn::Later;
             }
         }
+        if let Some(publication) = known
+            && let Err(error) = crate::nat::ports::remove(&publication)
+        {
+            // An agent that is about to end has the table yet; the next one finds the file.
+            tracing::error!(error = %sentence(&error), "ports may still be forwarded");
+            return Withdrawn::Later;
+        }
         match state::remove(&path) {
             Ok(false) => return Withdrawn::Nothing,
             Ok(true) => {}
             Err(error) => {
                 tracing::error!(error = %sentence(&error), "published ports stay on record");
             }
-        }
-        if let Some(publication) = known
-            && let Err(error) = crate::nat::ports::remove(&publication)
-        {
-            tracing::error!(error = %sentence(&error), "ports may still be forwarded");
         }
         Withdrawn::Done
     }

@@ -12,14 +12,14 @@ use nix::libc;
 
 use super::nft::{
     Batch, Chain, Comparison, Connection, Element, Expression, Family, Field, Map, Meta, Rule,
-    Socket,
+    Sent, Socket,
 };
 use super::table::{
     GATEWAYS, NAME, NFPROTO_IPV4, NFPROTO_IPV6, UPLINKS_V4, UPLINKS_V6, accept, base, inside, jump,
     plain, protocol,
 };
 use super::{Error, nft};
-use crate::publish::{PortMapping, Publication, Relay};
+use crate::publish::{Holder, PortMapping, Protocol, Publication, Relay};
 use crate::state::{self, State};
 
 const DSTNAT: &str = "dstnat";
@@ -89,10 +89,12 @@ impl Elements {
 
     /// A port of the loopback, to the agent's socket there.
     fn add_relay(&mut self, relay: &Relay) {
-        let here = match relay.to.ip() {
-            IpAddr::V4(_) => IpAddr::from(Ipv4Addr::LOCALHOST),
+        // 127.0.0.2 is another's than 127.0.0.1.
+        let named = relay.mapping.host_ip.filter(|ip| ip.is_loopback());
+        let here = named.unwrap_or_else(|| match relay.to.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        };
+        });
         let map = if here.is_ipv4() { AT_V4 } else { AT_V6 };
         let mut key = octets(here);
         key.extend([relay.mapping.protocol.number(), 0, 0, 0]);
@@ -170,6 +172,34 @@ pub fn remove(publication: &Publication) -> Result<(), Error> {
     cut(publication)
 }
 
+/// Sends on who has been calling all along: a rule is asked about the first packet of a talk alone,
+/// and what came before these ports were published ended in a socket of the runtime's.
+pub fn open(publication: &Publication) -> Result<(), Error> {
+    let udp: Vec<_> = match publication.holder {
+        Holder::Agent => return Ok(()),
+        Holder::Runtime => {
+            publication.ports.iter().filter(|port| port.protocol == Protocol::Udp).collect()
+        }
+    };
+    let failed = |source| Error::Table { action: "begin the talks through", source };
+    for family in [Family::Ip, Family::Ip6] {
+        if udp.is_empty() {
+            break;
+        }
+        let waiting = |connection: &Connection| {
+            connection.protocol == Protocol::Udp.number()
+                && udp.iter().any(|port| {
+                    let at = port.host_ip.filter(|ip| !ip.is_unspecified());
+                    port.host_port == connection.called.port()
+                        && at.is_none_or(|ip| ip == connection.called.ip())
+                })
+        };
+        let mut socket = Socket::open().map_err(failed)?;
+        socket.forget_connections(family, Sent::Nowhere, waiting).map_err(failed)?;
+    }
+    Ok(())
+}
+
 /// Ends what was sent on to a container through these ports: nothing of it reaches whoever gets the
 /// container's address next.
 pub fn cut(publication: &Publication) -> Result<(), Error> {
@@ -185,7 +215,7 @@ pub fn cut(publication: &Publication) -> Result<(), Error> {
                         && port.container_port == connection.answers.port()
                 })
         };
-        socket.forget_connections(family, through).map_err(failed)?;
+        socket.forget_connections(family, Sent::On, through).map_err(failed)?;
     }
     Ok(())
 }
@@ -232,7 +262,8 @@ pub(super) fn rules() -> Vec<Rule> {
         rule(DSTNAT_LOCAL, "from the host", &[jump(PUBLISHED)]),
     ];
     for (family, v6, name, any) in [(v4, false, AT_V4, ANY_V4), (v6, true, AT_V6, ANY_V6)] {
-        rules.push(rule(PUBLISHED, name, &[family.clone(), at(v6)]));
+        // An address the host had may be somebody else's by now.
+        rules.push(rule(PUBLISHED, name, &[family.clone(), local(), at(v6)]));
         let found = vec![Expression::Map(any), Expression::Dnat { v6 }];
         rules.push(rule(PUBLISHED, any, &[family, local(), wanted(0), found]));
     }
@@ -270,7 +301,7 @@ fn to(net: IpNet) -> Vec<Expression> {
 mod tests {
     use super::*;
     use crate::key::Key;
-    use crate::publish::{Holder, Protocol, Target};
+    use crate::publish::Target;
 
     fn publication(host_ip: Option<&str>, targets: &[(&str, bool)]) -> Publication {
         let target = |&(ip, routed): &(&str, bool)| Target { ip: ip.parse().unwrap(), routed };
@@ -333,6 +364,16 @@ mod tests {
         let (key, data) = elements.of_map(AT_V4).next().unwrap();
         assert_eq!(key[..], [127, 0, 0, 1, 6, 0, 0, 0, 0x1f, 0x90, 0, 0]);
         assert_eq!(data[..], [127, 0, 0, 1, 0x9c, 0x40, 0, 0]);
+    }
+
+    #[test]
+    fn a_relay_of_one_loopback_address_takes_no_other() {
+        let mut publication = publication(Some("127.0.0.2"), &[("10.0.0.1", true)]);
+        let to = "127.0.0.1:40000".parse().unwrap();
+        publication.relays.push(Relay { mapping: publication.ports[0], to });
+        let elements = Elements::of([&publication]);
+        let (key, _) = elements.of_map(AT_V4).next().unwrap();
+        assert_eq!(key[..4], [127, 0, 0, 2]);
     }
 
     #[test]

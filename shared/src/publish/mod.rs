@@ -144,6 +144,14 @@ pub enum Error {
         /// The container's address.
         ip: IpAddr,
     },
+    /// The container is beside the host and not behind it, and its runtime holds the port.
+    #[error(
+        "ports of {ip} cannot be published: Podman holds them, and the host is not its gateway"
+    )]
+    Beside {
+        /// The container's address.
+        ip: IpAddr,
+    },
     /// Another container of ours has it.
     #[error("port {mapping} cannot be published: {holder} has {held}")]
     Taken {
@@ -207,7 +215,7 @@ impl Fault for Error {
         match self {
             Self::Invalid { .. } | Self::TooMany { .. } | Self::Twice { .. } => Kind::Invalid,
             Self::NoAgent => Kind::Unavailable,
-            Self::NoAddress { .. } | Self::Apart { .. } => Kind::Unsupported,
+            Self::NoAddress { .. } | Self::Apart { .. } | Self::Beside { .. } => Kind::Unsupported,
             Self::Taken { .. } | Self::InUse { .. } => Kind::Conflict,
             Self::NoneFree { .. } => Kind::Exhausted,
             Self::NotHere { .. } => Kind::Missing,
@@ -226,7 +234,7 @@ impl Fault for Error {
             Self::NoAddress { .. } => {
                 Some("publish ports on a network that gives addresses".to_owned())
             }
-            Self::Apart { .. } => Some(
+            Self::Apart { .. } | Self::Beside { .. } => Some(
                 "reach the container by its own address, or use a network with a gateway \
                       of the host"
                     .to_owned(),

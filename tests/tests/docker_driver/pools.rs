@@ -58,6 +58,38 @@ fn pools_are_unique_shared_with_cni_and_replayed() {
     assert_eq!(leases, "", "leases are left");
 }
 
+/// dockerd asks for its networks in the order of a hash: each may get the other's pool, and asks
+/// there for its own addresses. With live-restore containers have them.
+#[test]
+fn pools_of_one_subnet_may_be_asked_for_in_any_order() {
+    let (_host, driver) = host();
+    let ask = json!({"AddressSpace": "ovs-agent", "Pool": "10.200.0.0/24", "SubPool": "",
+                     "Options": {}, "V6": false});
+    driver.ok("Plugin.Activate", &Value::Null);
+    let pools = [0, 1].map(|_| driver.ok("IpamDriver.RequestPool", &ask)["PoolID"].clone());
+    let address = |pool: &Value, ip: &str| json!({"PoolID": pool, "Address": ip, "Options": null});
+    let given = pools.each_ref().map(|pool| {
+        let answer = driver.ok("IpamDriver.RequestAddress", &address(pool, ""));
+        answer["Address"].as_str().unwrap().strip_suffix("/24").unwrap().to_owned()
+    });
+    driver.ok("Plugin.Activate", &Value::Null);
+    let [b, a] = [0, 1].map(|_| driver.ok("IpamDriver.RequestPool", &ask)["PoolID"].clone());
+    assert_eq!([&b, &a], [&pools[0], &pools[1]]);
+    driver.ok("IpamDriver.RequestAddress", &address(&a, &given[0]));
+    driver.ok("IpamDriver.RequestAddress", &address(&b, &given[1]));
+    // Network B goes; the address of A stays A's.
+    driver.ok("IpamDriver.ReleaseAddress", &address(&b, &given[1]));
+    driver.ok("IpamDriver.ReleasePool", &json!({"PoolID": b}));
+    let engine = shared::attachment::Engine::new(shared::config::Config::default());
+    let held = |ip: &String| {
+        let leases = engine.pools().leases().unwrap();
+        leases.iter().any(|(_, lease)| lease.ip.to_string() == *ip)
+    };
+    assert_eq!(given.each_ref().map(held), [true, false]);
+    driver.ok("IpamDriver.ReleasePool", &json!({"PoolID": a}));
+    assert!(!held(&given[0]));
+}
+
 #[test]
 fn a_pool_without_subnet_is_that_of_the_nat_bridge() {
     let (host, mut driver) = host();

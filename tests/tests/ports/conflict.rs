@@ -104,4 +104,9 @@ fn two_networks_of_one_container_publish_its_ports_once() {
     tcp_from_host(ip("127.0.0.1"), 8080).unwrap();
     lab.host.plugin().call("DEL", "web", &netns, "eth1", &second).success();
     tcp_from_host(ip("127.0.0.1"), 8080).unwrap();
+    // One on which nobody could be reached is as good for that.
+    let mut plain = conf(json!([port(8080, "tcp")]));
+    (plain["name"], plain["ipam"]) = (json!("plain"), json!({}));
+    lab.host.plugin().call("ADD", "web", &netns, "eth2", &plain).success();
+    tcp_from_host(ip("127.0.0.1"), 8080).unwrap();
 }

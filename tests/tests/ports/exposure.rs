@@ -59,6 +59,50 @@ fn a_peer_that_routes_to_our_subnets_gets_nothing() {
     refused(peer, lan, 8007);
 }
 
+/// The host's lease has ended, and another machine has its address.
+#[test]
+fn an_address_that_is_another_machines_by_now_is_left_to_it() {
+    let lab = Lab::new();
+    let shared = ip("198.18.1.50");
+    lab.host.ip("address add 198.18.1.50/32 dev eth0");
+    let mut naming =
+        json!({"hostPort": rig::NAME_PORT, "containerPort": rig::NAME_PORT, "protocol": "tcp"});
+    naming["hostIP"] = json!(shared.to_string());
+    let (web, ..) = lab.add("web", json!([naming]));
+    let _server = web.echo_server();
+    let (neighbour, ..) = lab.add("db", json!([]));
+    let answers = || {
+        let stream = neighbour.connect(shared, rig::NAME_PORT).unwrap();
+        rig::who_answers(stream).unwrap().0
+    };
+    assert_eq!(answers(), "web");
+    lab.host.ip("address del 198.18.1.50/32 dev eth0");
+    lab.peer().ip("address add 198.18.1.50/24 dev lan0");
+    assert_eq!(answers(), lab.peer().name());
+}
+
+/// A hung agent that is killed, and not thawed, for a DEL that could not wait for it.
+#[test]
+fn what_a_hung_agent_carried_ends_with_the_next_one() {
+    let mut lab = Lab::new();
+    let (web, own, _) = lab.add("web", json!([port(8007, "udp")]));
+    let server = web.echo_server();
+    let lan = lab.wire.address();
+    let socket = lab.peer().inside(|| udp_socket(lan)).unwrap();
+    rig::udp_exchange(&socket, SocketAddr::new(lan, 8007)).unwrap();
+    lab.agent.signal(Signal::SIGSTOP);
+    lab.del(&web);
+    lab.agent.kill();
+    drop(server);
+    lab.agent = start(&lab.host);
+    let next = lab.host.container("next");
+    let mut same = conf(json!([]));
+    same["args"] = json!({"cni": {"ips": [own.to_string()]}});
+    poll("the address is free", SOON, || lab.host.plugin().add(&next, &same).ok().then_some(()));
+    let _server = next.echo_server();
+    assert!(rig::udp_exchange(&socket, SocketAddr::new(lan, 8007)).is_err(), "a talk goes on");
+}
+
 #[test]
 fn an_address_that_is_given_again_is_not_reached_by_the_old_port() {
     let lab = Lab::new();

@@ -42,6 +42,28 @@ fn a_killed_agent_takes_up_its_ports_again() {
     assert_eq!(lab.host.sh("ls /run/ovs-port-agent/ports"), "");
 }
 
+/// It hears nobody any more, and nobody else may change its table.
+#[test]
+fn a_del_while_the_agent_ends_frees_no_address_that_a_port_leads_to() {
+    let mut lab = Lab::new();
+    let (web, own, _) = lab.add("web", json!([port(8007, "tcp")]));
+    let server = web.echo_server();
+    lab.host.sh("mv /run/ovs-port-agent/control.sock /run/kept");
+    lab.del(&web);
+    drop(server);
+    let next = lab.host.container("next");
+    let mut same = conf(json!([]));
+    same["args"] = json!({"cni": {"ips": [own.to_string()]}});
+    let refusal = lab.host.plugin().add(&next, &same).failure().to_string();
+    assert!(refusal.contains("is held by lab/web/eth0"), "{refusal}");
+    lab.agent.kill();
+    lab.agent = start(&lab.host);
+    poll("the address is free", SOON, || lab.host.plugin().add(&next, &same).ok().then_some(()));
+    let _server = next.echo_server();
+    refused(lab.peer(), lab.wire.address(), 8007);
+    assert_eq!(lab.host.sh("ls /run/ovs-port-agent/ports"), "");
+}
+
 #[test]
 fn what_has_no_attachment_is_dropped() {
     let mut lab = Lab::new();

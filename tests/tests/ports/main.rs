@@ -11,11 +11,17 @@ mod runtimes;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use rig::lab::key;
 use rig::{Container, Daemon, Host, Uplink, poll};
 use serde_json::{Value, json};
+use shared::attachment::Engine;
+use shared::config::{self, Config};
 use shared::control;
+use shared::publish::{Holder, PortMapping};
 use shared::state::State;
 
 /// Some megabytes' worth of segments both ways would take long here: this is some hundred.
@@ -61,6 +67,11 @@ impl Lab {
         (container, ip(0), ip(1))
     }
 
+    fn engine(&self) -> Engine {
+        let sysfs = Path::new("/sys");
+        Engine::new(Config::load(Path::new(config::DEFAULT_PATH), sysfs).unwrap())
+    }
+
     fn del(&self, container: &Container) {
         self.host.plugin().del(container, &conf(json!([]))).success();
     }
@@ -95,6 +106,17 @@ fn conf(ports: Value) -> Value {
 /// An echo server's port, published on `host_port` of every address.
 fn port(host_port: u16, protocol: &str) -> Value {
     json!({"hostPort": host_port, "containerPort": rig::ECHO_PORT, "protocol": protocol})
+}
+
+/// The same for the engine.
+fn mapping(port: &Value) -> PortMapping {
+    PortMapping {
+        protocol: serde_json::from_value(port["protocol"].clone()).unwrap(),
+        host_ip: None,
+        host_port: port["hostPort"].as_u64().unwrap().try_into().unwrap(),
+        host_port_end: 0,
+        container_port: rig::ECHO_PORT,
+    }
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -62,6 +62,49 @@ fn the_first_datagram_of_a_caller_is_answered() {
     }
 }
 
+/// As Podman has it: its own socket is there first, and never answers.
+#[test]
+fn who_has_been_calling_all_along_is_answered() {
+    let lab = Lab::new();
+    let (web, ..) = lab.add("web", json!([]));
+    let _server = web.echo_server();
+    let lan = lab.wire.address();
+    let _podmans = UdpSocket::bind("0.0.0.0:8007").unwrap();
+    let socket = lab.peer().inside(|| udp_socket(lan)).unwrap();
+    let called = SocketAddr::new(lan, 8007);
+    assert!(rig::udp_exchange(&socket, called).is_err());
+    let ports = [port(8007, "udp")].map(|port| mapping(&port));
+    lab.engine().publish_held(&key("web"), &ports, Holder::Runtime).unwrap();
+    rig::udp_exchange(&socket, called).unwrap();
+}
+
+/// Podman has bound the port and never answers there; the rules lead only behind this host.
+#[test]
+fn beside_the_host_the_agent_serves_and_podman_is_told() {
+    let host = Host::new();
+    let wire = host.uplink("eth0", 1);
+    host.config(
+        "[[bridge]]\nname = \"ovsbr1\"\nmode = \"nat\"\naddresses = [\"10.200.0.1/24\"]\n\
+         [[bridge]]\nname = \"ovsbr0\"\nmode = \"direct\"\nuplink = \"eth0\"\n\
+         addresses = [\"198.18.1.10/24\"]\ngateway = \"198.18.1.1\"\n",
+    );
+    let agent = start(&host);
+    let lab = Lab { agent, wire, host };
+    let web = lab.host.container("web");
+    let mut lan = conf(json!([]));
+    lan["bridge"] = json!("ovsbr0");
+    lan["subnets"] = json!([{ "subnet": "198.18.1.0/24", "gateway": "198.18.1.1",
+                              "range": "198.18.1.100-198.18.1.110" }]);
+    lab.host.plugin().add(&web, &lan).success();
+    let _server = web.echo_server();
+    let ports = [port(8007, "tcp")].map(|port| mapping(&port));
+    let podman = lab.engine().publish_held(&key("web"), &ports, Holder::Runtime);
+    let said = shared::error::sentence(&podman.unwrap_err());
+    assert!(said.contains("Podman holds them, and the host is not its gateway"), "{said}");
+    lab.engine().publish(&key("web"), &ports).unwrap();
+    lab.peer().tcp_echo_port(ip("198.18.1.10"), 8007, DATA).unwrap();
+}
+
 #[test]
 fn the_caller_is_seen_as_who_it_is() {
     let lab = Lab::new();

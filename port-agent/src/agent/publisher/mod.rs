@@ -136,7 +136,6 @@ impl Publisher {
         let key = request.key;
         let record = agent.engine.record(&key)?.filter(|record| record.complete);
         let record = record.ok_or_else(|| attachment::Error::Unknown { key: key.clone() })?;
-        let targets = targets(&record)?;
         // A container is told about its ports once for each of its networks.
         let elsewhere = |wanted: &PortMapping| {
             held.values().any(|holding| {
@@ -148,6 +147,10 @@ impl Publisher {
         };
         let mut wanted = request.ports;
         wanted.retain(|mapping| !elsewhere(mapping));
+        let targets = if wanted.is_empty() { Vec::new() } else { targets(&record)? };
+        if request.holder == Holder::Runtime {
+            refuse_unreached(&wanted, &targets)?;
+        }
         if let Some(holding) =
             held.get(&key).filter(|holding| holding.serves(&wanted, &targets, request.holder))
         {
@@ -182,7 +185,8 @@ impl Publisher {
             let state = agent.engine.state();
             state.prepare()?;
             state::write(&Publication::path(&state, &written.key), &written)?;
-            sync(agent)
+            sync(agent)?;
+            Ok(nat::ports::open(&written).map_err(network::Error::from)?)
         });
         if let Err(error) = noted.await {
             self.forget(agent, &key).await?;
@@ -285,7 +289,10 @@ impl Publisher {
                 // DEL was here while we were not.
                 self.drop_held(agent, &mut held, &publication.key).await.map_err(Failure::new)?;
                 self.forget(agent, &publication.key).await.map_err(Failure::new)?;
-                settle(agent, publication.key).await;
+                let key = publication.key.clone();
+                let cut = agent.call(move |_| nat::ports::cut(&publication)).await;
+                cut.map_err(|error| Failure::new(network::Error::from(error)))?;
+                settle(agent, key).await;
                 continue;
             };
             let same = held.get(&publication.key).is_some_and(|h| h.publication == publication);
@@ -450,6 +457,20 @@ fn targets(record: &Record) -> Result<Vec<Target>, Error> {
         return Err(Error::NoAddress { key: record.key.clone() });
     }
     Ok(targets)
+}
+
+/// Refuses what would end in a socket of Podman's, which never answers: it has bound the port, and
+/// the rules send on only what leads behind this host.
+fn refuse_unreached(wanted: &[PortMapping], targets: &[Target]) -> Result<(), Error> {
+    let on_loopback = |mapping: &PortMapping| mapping.host_ip.is_some_and(|ip| ip.is_loopback());
+    match targets.first() {
+        Some(target)
+            if !targets.iter().any(|target| target.routed) && !wanted.iter().all(on_loopback) =>
+        {
+            Err(Error::Beside { ip: target.ip })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether an address is one of this host: only then can it be bound.

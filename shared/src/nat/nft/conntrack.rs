@@ -17,7 +17,16 @@ const REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const STATUS_MASK: u16 = 26;
 
-/// One that was sent on.
+/// Where packets of a connection go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// To a destination that a rule has changed.
+    On,
+    /// Where their sender sends them, and under his address.
+    Nowhere,
+}
+
+/// One that is tracked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
     /// Its protocol number.
@@ -29,21 +38,26 @@ pub struct Connection {
 }
 
 impl Socket {
-    /// Forgets the connections with a changed destination that `wanted` chooses; returns how many.
-    /// The next packet of such a one is the first of another.
+    /// Forgets the connections that `wanted` chooses among those of that kind; returns how many. The
+    /// next packet of such a one is the first of another.
     pub fn forget_connections(
         &mut self,
         family: Family,
+        sent: Sent,
         wanted: impl Fn(&Connection) -> bool,
     ) -> Result<usize, Error> {
         let action = "read the connections of the host";
-        // Linux before 5.15 sends the others as well; they do not look like `wanted`.
+        // Linux before 5.15 sends the others as well.
         let dnat = super::Ct::DNAT;
-        let ask = Attributes::default().number(STATUS, dnat).number(STATUS_MASK, dnat);
+        let status = if sent == Sent::On { dnat } else { 0 };
+        let ask = Attributes::default().number(STATUS, status).number(STATUS_MASK, dnat);
         let mut count = 0;
         for object in self.dump(GET, family, ask, action)? {
             let Some(original) = find(&object, ORIGINAL) else { continue };
-            if connection(&object).is_some_and(|connection| wanted(&connection)) {
+            let is_wanted = |connection: &Connection| {
+                (sent == Sent::On || is_plain(&object) == Some(true)) && wanted(connection)
+            };
+            if connection(&object).as_ref().is_some_and(is_wanted) {
                 let which = Attributes::default().raw_nested(ORIGINAL, original);
                 // One that has ended meanwhile is as good.
                 let action = "forget a connection of the host";
@@ -61,6 +75,13 @@ fn connection(object: &[u8]) -> Option<Connection> {
     let (protocol, called) = end(original, 2, 3)?;
     let (_, answers) = end(reply, 1, 2)?;
     Some(Connection { protocol, called, answers })
+}
+
+/// Whether neither end is another than it says.
+fn is_plain(object: &[u8]) -> Option<bool> {
+    let (original, reply) = (find(object, ORIGINAL)?, find(object, REPLY)?);
+    // As in `connection`: sources 1 and 2, destinations 2 and 3.
+    Some(end(original, 1, 2)? == end(reply, 2, 3)? && end(original, 2, 3)? == end(reply, 1, 2)?)
 }
 
 /// Protocol, address and port of one end of a tuple.

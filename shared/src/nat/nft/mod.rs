@@ -12,7 +12,7 @@ mod expression;
 mod socket;
 
 pub use batch::{Batch, Chain, Element, Family, Field, Hold, Hook, Map, Rule, Set, padded};
-pub use conntrack::Connection;
+pub use conntrack::{Connection, Sent};
 pub use expression::{Comparison, Ct, Expression, Meta, Verdict};
 pub use socket::{InstalledRule, InstalledTable, Socket};
 

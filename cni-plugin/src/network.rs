@@ -56,6 +56,12 @@ pub(crate) enum Error {
         /// "nat", "whether the host is the gateway".
         what: &'static str,
     },
+    /// A subnet of one address.
+    #[error("subnet {subnet} has no room for a gateway beside a container")]
+    NoRoom {
+        /// The subnet.
+        subnet: IpNet,
+    },
     /// A trunk without an untagged VLAN has no place for addresses.
     #[error("subnets are given, but the port carries tagged frames only ({vlan})")]
     TaggedOnly {
@@ -88,6 +94,7 @@ impl Fault for Error {
             Self::LanWithNat { .. } => "leave nat out, or use the NAT bridge",
             Self::NatWithoutGateway { .. } => "leave gateway out, or set nat to false",
             Self::Mixed { .. } => "make two networks of them",
+            Self::NoRoom { .. } => "name a larger subnet",
             Self::TaggedOnly { .. } => {
                 "add \"vlan\" and \"vlan_mode\": \"native-untagged\", or leave subnets out"
             }
@@ -237,7 +244,10 @@ fn own_subnet(
     let gateway = match own.gateway {
         Gateway::Absent => None,
         Gateway::At(ip) => Some(ip),
-        Gateway::Unsaid if host => Some(first_address(&net)),
+        Gateway::Unsaid if host => {
+            let first = Some(first_address(&net)).filter(|first| net.contains(first));
+            Some(first.ok_or(Error::NoRoom { subnet: net })?)
+        }
         Gateway::Unsaid => router,
     };
     Ok((Subnet { net, range: own.range, gateway }, host, nat))

@@ -295,6 +295,10 @@ fn bad_options_are_refused_by_name() {
             "subnet 10.200.0.128/25 of ovsbr1, VLAN 30 overlaps 10.200.0.0/24 of ovsbr1, untagged; choose another subnet",
         ),
         (
+            json!({"subnets": [{"subnet": "10.5.0.7/32"}], "options": {"vlan": "30"}}),
+            "subnet 10.5.0.7/32 has no room for a gateway beside a container; name a larger subnet",
+        ),
+        (
             json!({"options": {"addresses": "none"}, "subnets": [{"subnet": "10.5.0.0/24"}]}),
             "subnet 10.5.0.0/24 is given, but addresses are switched off (none); leave the subnet out, or do not say none",
         ),

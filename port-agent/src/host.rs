@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use clap::Args;
-use shared::attachment::{self, Engine, Restored};
+use shared::attachment::{self, Engine, Picture, Restored};
 use shared::config::Config;
 use shared::error::sentence;
 use shared::key::Key;
@@ -109,6 +109,13 @@ pub(crate) fn repair(engine: &Engine, ports: bool) -> Result<Kept, String> {
 /// Ports of containers that the switch has lost, for the agent.
 pub(crate) fn restore(engine: &Engine, lost: &[Key]) -> Result<Vec<Step>, String> {
     let steps = replugged(engine.restore_lost(lost))?;
+    record(engine, Action::Up, &steps);
+    Ok(steps)
+}
+
+/// Ports of containers that the switch had lost before `known` was seen, for the agent.
+pub(crate) fn restore_unseen(engine: &Engine, known: &Picture) -> Result<Vec<Step>, String> {
+    let steps = replugged(engine.restore_unseen(known))?;
     record(engine, Action::Up, &steps);
     Ok(steps)
 }

@@ -270,6 +270,19 @@ fn the_agent_survives_its_switch_and_repairs_the_host() {
     assert!(agent.alive());
 }
 
+/// It is in no picture of the agent's that its container was ever plugged in.
+#[test]
+fn a_port_lost_before_the_agent_saw_it_is_back_with_the_next_patrol() {
+    let host = Host::new();
+    let agent = start(&host);
+    agent.signal(Signal::SIGSTOP);
+    let web = add(&host, "web");
+    host.vsctl("del-port veth-web-eth0");
+    agent.signal(Signal::SIGCONT);
+    let gateway = "10.200.0.1".parse().unwrap();
+    poll("the port is plugged in again", SOON * 5, || web.ping(gateway).then_some(()));
+}
+
 /// The schema allows it, 802.1Q does not; Neutron parks ports there.
 #[test]
 fn a_foreign_port_on_vlan_4095_blinds_nobody() {

@@ -41,8 +41,10 @@ const SPACING: Duration = Duration::from_millis(500);
 enum Due {
     /// The switch has changed: show it, and plug in again what it has lost.
     Switch,
-    /// The kernel said something, or nothing for long.
+    /// The kernel said something.
     Host,
+    /// Nobody said anything for long.
+    Patrol,
     /// Somebody wrote the interfaces file.
     File,
     /// Nobody listened for a while: everything.
@@ -127,12 +129,12 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                     continue;
                 }
                 () = pause(&agent, debounce / 4), if rewritten => Due::File,
-                () = sleep_until(patrol) => Due::Host,
+                () = sleep_until(patrol) => Due::Patrol,
                 () = agent.stopped() => continue,
             },
         };
         let due = if state == State::Troubled { Due::All } else { due };
-        if matches!(due, Due::Host | Due::All) {
+        if matches!(due, Due::Host | Due::Patrol | Due::All) {
             // Whatever comes from here on is news again.
             heard_of(&mut kernel);
         }
@@ -153,7 +155,7 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
         match due {
             Due::Switch => took = begun.elapsed(),
             Due::File => {}
-            Due::Host | Due::All => {
+            Due::Host | Due::Patrol | Due::All => {
                 repaired = Instant::now();
                 patrol = repaired + PATROL;
             }
@@ -242,7 +244,9 @@ enum Trouble {
 /// that is what has changed. `None` if that was not the whole host.
 fn tend(agent: &Agent, due: Due, now: Option<Picture>) -> Result<Option<Kept>, Trouble> {
     let engine = &agent.engine;
-    if matches!(due, Due::Host | Due::All) && uplink::is_outdated(engine, agent.config.as_deref()) {
+    if matches!(due, Due::Host | Due::Patrol | Due::All)
+        && uplink::is_outdated(engine, agent.config.as_deref())
+    {
         tracing::info!("an uplink was moved: beginning anew with the configuration as it is");
         let error = uplink::begin_anew();
         return Err(Trouble::Anew(Failure::Work(format!("cannot begin anew: {error}"))));
@@ -261,9 +265,12 @@ fn tend(agent: &Agent, due: Due, now: Option<Picture>) -> Result<Option<Kept>, T
                 repair(agent, true).map(Some)
             }
         }
-        (Due::Host, Some(known)) => {
+        (Due::Host | Due::Patrol, Some(known)) => {
             let repaired = repair(agent, false);
             show_block(engine, &known);
+            if due == Due::Patrol {
+                plugged_again(host::restore_unseen(engine, &known))?;
+            }
             repaired.map(Some)
         }
         (Due::File, Some(known)) => {
@@ -334,10 +341,11 @@ fn tell(before: &Picture, now: &Picture) {
 
 /// Ports of containers that somebody removed: the kernel would not say.
 fn plug_again(engine: &Engine, lost: &[Key]) -> Result<(), Trouble> {
-    if lost.is_empty() {
-        return Ok(());
-    }
-    match host::restore(engine, lost) {
+    if lost.is_empty() { Ok(()) } else { plugged_again(host::restore(engine, lost)) }
+}
+
+fn plugged_again(restored: Result<Vec<Step>, String>) -> Result<(), Trouble> {
+    match restored {
         Ok(steps) => {
             say(&steps);
             Ok(())

@@ -2,9 +2,11 @@
 //! from their records.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use super::attach::{OVSDB_DEADLINE, lock_key};
 use super::record::{Key, Record};
+use super::show::Picture;
 use super::{Engine, Error};
 use crate::error::sentence;
 use crate::link::{Link, Netlink};
@@ -38,6 +40,21 @@ impl Engine {
     pub fn restore_lost(&self, keys: &[Key]) -> Result<Restored, Error> {
         // One that cannot be read is the next full look's to name.
         self.restore_from(keys.iter().filter_map(|key| self.record(key).ok().flatten()).collect())
+    }
+
+    /// [`Engine::restore`] of those that `picture` does not show: plugged in and out again between
+    /// two looks. Reads no other record.
+    pub fn restore_unseen(&self, picture: &Picture) -> Result<Restored, Error> {
+        let shown: BTreeSet<_> = picture.ports.values().map(|port| port.key.file_name()).collect();
+        let is_shown = |path: &PathBuf| {
+            path.file_name().is_some_and(|name| shown.contains(name.to_string_lossy().as_ref()))
+        };
+        let mut unseen = state::files(&self.state().attachments())?;
+        unseen.retain(|path| !is_shown(path));
+        // One that cannot be read is the next full look's to name.
+        self.restore_from(
+            unseen.iter().filter_map(|path| state::read(path).ok().flatten()).collect(),
+        )
     }
 
     fn restore_from(&self, mut records: Vec<Record>) -> Result<Restored, Error> {

@@ -43,13 +43,11 @@ pub(crate) fn render(
     Value::Object(result)
 }
 
-/// Takes the list under `key` (in any case) out; missing and `null` are empty.
+/// Takes the list under `key` out, as [`lookup`] finds it; missing and `null` are empty.
 fn take_list(result: &mut Map<String, Value>, key: &str) -> Vec<Value> {
-    let name = result.keys().find(|name| name.eq_ignore_ascii_case(key)).cloned();
-    match name.and_then(|name| result.remove(&name)) {
-        Some(Value::Array(list)) => list,
-        _ => Vec::new(),
-    }
+    let list = lookup(result, key).and_then(Value::as_array).cloned();
+    result.retain(|name, _| !name.eq_ignore_ascii_case(key));
+    list.unwrap_or_default()
 }
 
 fn interface(version: Version, record: &Record, name: &str, sandbox: Option<&str>) -> Value {

@@ -186,7 +186,11 @@ impl Publisher {
             state.prepare()?;
             state::write(&Publication::path(&state, &written.key), &written)?;
             sync(agent)?;
-            Ok(nat::ports::open(&written).map_err(network::Error::from)?)
+            if let Err(error) = nat::ports::open(&written) {
+                // Who calls for the first time is served all the same.
+                tracing::warn!(error = %sentence(&error), "who has been calling has to pause");
+            }
+            Ok(())
         });
         if let Err(error) = noted.await {
             self.forget(agent, &key).await?;

@@ -249,6 +249,7 @@ fn record(handed: &Handed) -> Record {
         labels: Labels::default(),
         adopted: None,
         extras: PortExtras::default(),
+        ovsdb: None,
         front_end: Value::Null,
     }
 }

@@ -9,6 +9,7 @@ use shared::attachment::Engine;
 use shared::attachment::garbage::{Kind, Piece, Survey};
 use shared::config::Config;
 use shared::error::sentence;
+use shared::ledger::Action;
 
 use crate::table::{self, printable};
 use crate::{Failure, host};
@@ -94,7 +95,11 @@ pub(crate) fn run(
 pub(crate) fn note<'a>(engine: &Engine, removed: impl Iterator<Item = &'a Piece>) {
     let removed: Vec<_> = removed.map(said).collect();
     if !removed.is_empty() {
-        host::note(engine, &format!("left behind, removed: {}", removed.join("; ")));
+        host::tell(
+            engine,
+            Action::Collect,
+            format!("left behind, removed: {}", removed.join("; ")),
+        );
     }
 }
 

@@ -9,7 +9,10 @@ use shared::config::Config;
 use shared::error::sentence;
 use shared::key::Key;
 use shared::ledger::{Action, Event, Written};
-use shared::network::host::{self, Kept, Step};
+use shared::network::{
+    self,
+    host::{self, Kept, Step},
+};
 
 use crate::{Failure, gc};
 
@@ -26,8 +29,8 @@ const WHAT: usize = 27;
 
 pub(crate) fn up(config: Config, out: &mut impl io::Write) -> Result<ExitCode, Failure> {
     let engine = Engine::new(config);
-    say(out, &bring_up(&engine)?)?;
-    try_to_show(&engine, out)?;
+    let steps = host::up(engine.config()).map_err(Failure::new)?;
+    finish(&engine, steps, out)?;
     writeln!(
         out,
         "\nThe host is up. See \"ovs-port-agent status\"; \"ovs-port-agent down\" takes it all back."
@@ -41,39 +44,39 @@ pub(crate) fn moved(
     steps: Vec<Step>,
     out: &mut impl io::Write,
 ) -> Result<(), Failure> {
-    let engine = Engine::new(config);
-    say(out, &came_up(&engine, steps)?)?;
-    try_to_show(&engine, out)
+    finish(&Engine::new(config), steps, out)
 }
 
-/// The host as the configuration wants it, without what earlier boots left. Every step, those with
-/// nothing to do among them.
-fn bring_up(engine: &Engine) -> Result<Vec<Step>, Failure> {
-    came_up(engine, host::up(engine.config()).map_err(Failure::new)?)
+/// What follows a bring-up, and what is said of it: every step, those with nothing to do among them.
+fn finish(engine: &Engine, steps: Vec<Step>, out: &mut impl io::Write) -> Result<(), Failure> {
+    let kept = came_up(engine, Kept { steps, refused: Vec::new(), failed: Vec::new() })?;
+    say(out, &kept.steps)?;
+    try_to_show(engine, out)?;
+    if kept.failed.is_empty() { Ok(()) } else { Err(Failure::Work(kept.failed.join("; "))) }
 }
 
-/// The same for the agent, which goes on without what cannot be brought up.
+/// The host as the configuration wants it, without what earlier boots left, for the agent, which
+/// goes on without what cannot be brought up.
 pub(crate) fn begin(engine: &Engine) -> Result<Kept, Failure> {
-    let kept = host::keep(engine.config()).map_err(Failure::new)?;
-    Ok(Kept { steps: came_up(engine, kept.steps)?, ..kept })
+    came_up(engine, host::keep(engine.config()).map_err(Failure::new)?)
 }
 
-fn came_up(engine: &Engine, mut steps: Vec<Step>) -> Result<Vec<Step>, Failure> {
+fn came_up(engine: &Engine, mut kept: Kept) -> Result<Kept, Failure> {
     if let Err(error) = engine.ledger().boot("port-agent") {
         tracing::error!(error = %sentence(&error), "the ledger cannot be written");
     }
     let swept = engine.sweep_old_boots().map_err(Failure::new)?;
     if swept > 0 {
         let what = "ports of earlier boots".to_owned();
-        steps.push(Step { what, acts: vec![format!("{swept} removed")] });
+        kept.steps.push(Step { what, acts: vec![format!("{swept} removed")] });
     }
-    steps.extend(replug(engine).map_err(Failure::Work)?);
+    plug_in_again(engine, &mut kept);
     let collected = collect(engine);
     if !collected.is_empty() {
-        steps.push(Step { what: "left behind".to_owned(), acts: collected });
+        kept.steps.push(Step { what: "left behind".to_owned(), acts: collected });
     }
-    record(engine, Action::Up, &steps);
-    Ok(steps)
+    record(engine, Action::Up, &kept.steps);
+    Ok(kept)
 }
 
 /// Removes what crashes and earlier boots left; what cannot be removed stays, and the host is up.
@@ -97,10 +100,7 @@ fn collect(engine: &Engine) -> Vec<String> {
 pub(crate) fn repair(engine: &Engine, ports: bool) -> Result<Kept, String> {
     let mut kept = host::keep(engine.config()).map_err(|error| sentence(&error))?;
     if ports {
-        match replug(engine) {
-            Ok(steps) => kept.steps.extend(steps),
-            Err(why) => kept.failed.push(why),
-        }
+        plug_in_again(engine, &mut kept);
     }
     record(engine, Action::Up, &kept.steps);
     Ok(kept)
@@ -120,9 +120,12 @@ pub(crate) fn restore_unseen(engine: &Engine, known: &Picture) -> Result<Vec<Ste
     Ok(steps)
 }
 
-/// Plugs in again what the switch has lost; the error is a sentence.
-fn replug(engine: &Engine) -> Result<Vec<Step>, String> {
-    replugged(engine.restore())
+/// Plugs in again what the switch has lost.
+fn plug_in_again(engine: &Engine, kept: &mut Kept) {
+    match replugged(engine.restore()) {
+        Ok(steps) => kept.steps.extend(steps),
+        Err(why) => kept.failed.push(why),
+    }
 }
 
 fn replugged(restored: Result<Restored, attachment::Error>) -> Result<Vec<Step>, String> {
@@ -141,6 +144,9 @@ pub(crate) fn down(
     out: &mut impl io::Write,
 ) -> Result<ExitCode, Failure> {
     let engine = Engine::new(config);
+    if matches!(engine.agent_lives(), Ok(true)) {
+        return Err(Failure::new(network::Error::AgentRuns));
+    }
     let unplugged = engine.unplug_all(arguments.force).map_err(Failure::new)?;
     let mut steps = Vec::new();
     if unplugged > 0 {
@@ -208,7 +214,8 @@ pub(crate) fn note(engine: &Engine, what: &str) {
     tell(engine, Action::Up, what.to_owned());
 }
 
-fn tell(engine: &Engine, action: Action, note: String) {
+/// The same about anything else.
+pub(crate) fn tell(engine: &Engine, action: Action, note: String) {
     let mut event = Event::new("port-agent", action);
     event.note = Some(note);
     match engine.ledger().append(&event) {

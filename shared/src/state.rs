@@ -145,6 +145,11 @@ impl State {
         Lock::acquire(&self.dir.join("lock"), key, Duration::ZERO)
     }
 
+    /// Whether somebody holds the lock on `key`.
+    pub fn is_locked(&self, key: &str) -> Result<bool, lock::Error> {
+        lock::is_held(&self.dir.join("lock"), key)
+    }
+
     /// Waits for the lock on `key`; held until dropped.
     pub fn lock(&self, key: &str) -> Result<Lock, lock::Error> {
         Lock::acquire(&self.dir.join("lock"), key, LOCK_DEADLINE)

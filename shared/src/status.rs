@@ -410,6 +410,8 @@ impl Status {
         for record in records {
             let state = match ports.get(record.port.as_str()) {
                 _ if !record.complete => "unfinished",
+                // Of its port nothing is known here.
+                None if !record.is_of(&engine.config().ovsdb) => "ok",
                 None => "port missing",
                 Some(port) if port.error.is_some() => "port failed",
                 Some(port) if port.bridge.as_ref() != Some(&record.bridge) => "on the wrong bridge",

@@ -283,6 +283,42 @@ fn a_port_lost_before_the_agent_saw_it_is_back_with_the_next_patrol() {
     poll("the port is plugged in again", SOON * 5, || web.ping(gateway).then_some(()));
 }
 
+#[test]
+fn a_container_whose_bridge_is_gone_keeps_the_agent_from_nothing() {
+    let host = Host::new();
+    host.vsctl("add-br brx -- set Bridge brx datapath_type=netdev");
+    let mut conf = lab();
+    (conf["bridge"], conf["ipam"]) = (json!("brx"), json!({}));
+    let lost = host.container("lost");
+    host.plugin().add(&lost, &conf).success();
+    host.vsctl("del-br brx");
+    host.port_agent().run("up");
+    let agent = start(&host);
+    let web = add(&host, "web");
+    poll("shown", SOON, || shows("veth-web-eth0").then_some(()));
+    // What makes it whole again: the bridge is back.
+    host.vsctl("add-br brx -- set Bridge brx datapath_type=netdev");
+    poll("plugged in again", SOON * 5, || {
+        host.vsctl("list-ports brx").contains("veth-lost-eth0").then_some(())
+    });
+    assert!(web.ping("10.200.0.1".parse().unwrap()) && agent.alive());
+}
+
+#[test]
+fn a_part_that_failed_once_and_works_is_well() {
+    let host = Host::new();
+    host.port_agent().run("up");
+    host.sh("mkdir -p /run/ovs-port-agent/agent.json/in-the-way");
+    let agent = start(&host);
+    poll("it fails", SOON, || agent.log().contains("agent.json").then_some(()));
+    host.sh("rm -r /run/ovs-port-agent/agent.json");
+    poll("it is well again", SOON * 2, || {
+        let report = host.try_sh("cat /run/ovs-port-agent/agent.json").stdout;
+        let report: Value = serde_json::from_str(&report).ok()?;
+        report["parts"]["report"].is_null().then_some(())
+    });
+}
+
 /// The schema allows it, 802.1Q does not; Neutron parks ports there.
 #[test]
 fn a_foreign_port_on_vlan_4095_blinds_nobody() {

@@ -121,6 +121,8 @@ fn what_a_crash_left_behind_goes_and_what_lives_stays() {
     assert_eq!(host.vsctl("list-ports ovsbr1").trim(), "");
     let files = format!("find {LEASES} {ATTACHMENTS} -type f ! -name .order");
     assert_eq!(host.sh(&files).trim(), "");
+    let history = agent.run("ledger show --action collect");
+    assert!(history.contains("left behind, removed: "), "{history}");
     agent.run("ledger verify");
 }
 

@@ -155,6 +155,83 @@ fn a_nat_bridges_own_network_takes_no_other_subnet() {
 }
 
 #[test]
+fn a_network_made_anew_is_what_is_asked_for_now() {
+    let host = Host::new();
+    host.port_agent().run("up");
+    let (web, db) = (host.container("web"), host.container("db"));
+    let gateway: IpAddr = "10.30.0.1".parse().unwrap();
+    let open = vlan("lab", 30, "10.30.0.0/24", "10.30.0.1");
+    host.plugin().add(&web, &open).success();
+    assert!(web.ping(gateway) && host.sh("nft list ruleset").contains("10.30.0.0/24"));
+    // As long as somebody is there, the two are one.
+    let island = vlan("island", 30, "10.30.0.0/24", "none");
+    host.plugin().add(&db, &island).success();
+    assert!(web.ping(gateway));
+    host.plugin().del(&db, &island).success();
+    host.plugin().del(&web, &open).success();
+
+    host.plugin().add(&db, &island).success();
+    assert!(!host.try_sh("ip link show ovsbr1.30").ok(), "its gateway is gone");
+    assert!(!host.sh("nft list ruleset").contains("10.30.0."));
+    host.plugin().del(&db, &island).success();
+
+    host.plugin().add(&web, &open).success();
+    assert!(web.ping(gateway));
+    host.plugin().del(&web, &open).success();
+    let mut routed = open.clone();
+    routed["subnets"][0]["nat"] = json!(false);
+    routed["subnets"][0]["gateway"] = json!("10.30.0.254");
+    host.plugin().add(&web, &routed).success();
+    assert!(web.ping("10.30.0.254".parse().unwrap()) && !web.ping(gateway));
+}
+
+#[test]
+fn a_subnet_of_the_configuration_that_a_network_has_is_refused_and_stops_nothing() {
+    let soon = Duration::from_secs(10);
+    let host = Host::new();
+    host.port_agent().run("up");
+    let web = host.container("web");
+    host.plugin().add(&web, &vlan("lab", 30, "10.30.0.0/24", "10.30.0.1")).success();
+    let conf = |address: &str| {
+        format!("[[bridge]]\nname = \"ovsbr1\"\nmode = \"nat\"\naddresses = [\"{address}\"]\n")
+    };
+    host.config(&conf("10.30.0.1/16"));
+    let before = host.snapshot();
+    let said = host.port_agent().output("up");
+    assert!(!said.ok() && said.stderr.contains("of ovsbr1, VLAN 30"), "{said}");
+    assert_same(&before, &host.snapshot());
+    let agent = Daemon::start("ovs-port-agent", host.port_agent().command("run"));
+    agent.ready(soon, || agent.log().contains("of ovsbr1, VLAN 30"));
+    poll("the rules are those of the configuration", soon, || {
+        host.sh("nft list ruleset").contains("10.30.0.0/16").then_some(())
+    });
+    // Nor is it taken down beside the agent, which would bring it up again.
+    let said = host.port_agent().output("down --force");
+    assert!(!said.ok() && said.stderr.contains("stop it first"), "{said}");
+}
+
+#[test]
+fn a_bridge_with_another_name_has_its_subnet_to_itself() {
+    let host = Host::new();
+    let conf = |name: &str| {
+        format!("[[bridge]]\nname = \"{name}\"\nmode = \"nat\"\naddresses = [\"10.200.0.1/24\"]\n")
+    };
+    host.config(&conf("ovsbr1"));
+    host.port_agent().run("up");
+    host.config(&conf("br-nat"));
+    let steps = host.port_agent().run("up");
+    assert!(steps.contains("10.200.0.1/24 removed, br-nat has that subnet now"), "{steps}");
+    let web = host.container("web");
+    let lab = json!({"cniVersion": "1.0.0", "name": "lab", "type": "ovs-agent"});
+    let address = addresses(host.plugin().add(&web, &lab))[0];
+    let _server = web.echo_server();
+    assert!(web.ping("10.200.0.1".parse().unwrap()));
+    host.sh(&format!("ping -n -q -c 1 -W 2 {address}"));
+    let steps = host.port_agent().run("up");
+    assert!(!steps.contains("removed") && !steps.contains("added"), "{steps}");
+}
+
+#[test]
 fn a_network_whose_bridge_was_removed_is_in_no_others_way() {
     let soon = Duration::from_secs(10);
     let host = Host::new();
@@ -181,5 +258,4 @@ fn a_network_whose_bridge_was_removed_is_in_no_others_way() {
     poll("the rules are back", soon, || {
         host.sh("nft list ruleset").contains("10.200.0.0/24").then_some(())
     });
-    host.port_agent().run("down");
 }

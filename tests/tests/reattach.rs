@@ -34,6 +34,27 @@ fn fifty_times_in_a_row() {
     assert_eq!(lab.traces(), [""; 0]);
 }
 
+/// A network may name an ovsdb-server of its own: its ports are in no switch of the agent's.
+#[test]
+fn a_port_of_another_switch_is_not_plugged_into_this_one() {
+    let lab = Lab::new();
+    let web = lab.host.container("web");
+    let record = lab.attach(&web);
+    let file = lab.host.sh("ls /run/ovs-port-agent/attachments/*.json");
+    let text = std::fs::read_to_string(file.trim()).unwrap();
+    let mut elsewhere: serde_json::Value = serde_json::from_str(&text).unwrap();
+    elsewhere["ovsdb"] = "unix:/run/another/db.sock".into();
+    lab.host.vsctl(&format!("del-port {}", record.port));
+    std::fs::write(file.trim(), elsewhere.to_string()).unwrap();
+    let restored = lab.engine.restore().unwrap();
+    assert!(restored.plugged.is_empty() && restored.failed.is_empty(), "{restored:?}");
+    let status = lab.host.port_agent().run("status");
+    assert!(!status.contains("port missing"), "{status}");
+    std::fs::write(file.trim(), text).unwrap();
+    assert_eq!(lab.engine.restore().unwrap().plugged, [record.key]);
+    assert!(passes(&web));
+}
+
 /// DEL and ADD while ovs-vswitchd sees neither, then both at once.
 fn behind_its_back(lab: &Lab, before: impl FnOnce(), between: impl FnOnce()) -> Record {
     let switch = lab.host.switch();

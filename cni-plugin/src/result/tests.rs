@@ -44,6 +44,7 @@ fn record() -> Record {
         labels: Labels::default(),
         adopted: None,
         extras: shared::attachment::record::PortExtras::default(),
+        ovsdb: None,
         front_end: Value::Null,
     }
 }

@@ -32,6 +32,7 @@ pub(super) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     let path = &agent.engine.config().ledger_path;
     let news = News::beside(path, Heard::Writes).map_err(Failure::new)?;
     let mut picture = agent.picture.subscribe();
+    agent.health.well(PART);
     loop {
         // The directory is made with the first line.
         let deaf = news.listen().is_err();

@@ -172,7 +172,7 @@ async fn serve(agent: &Arc<Agent>) -> Result<(), Failure> {
     parts.spawn(keep(Arc::clone(agent), "publisher", publisher::serve));
     parts.spawn(keep(Arc::clone(agent), "rules", rules::serve));
     parts.spawn(keep(Arc::clone(agent), "metrics", metrics::serve));
-    parts.spawn(keep(Arc::clone(agent), "report", report::serve));
+    parts.spawn(keep(Arc::clone(agent), report::PART, report::serve));
     parts.spawn(keep(Arc::clone(agent), monitor::PART, monitor::serve));
     parts.spawn(keep(Arc::clone(agent), collector::PART, collector::serve));
     let patient = Arc::clone(agent);

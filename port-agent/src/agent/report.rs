@@ -9,6 +9,9 @@ use shared::status::AgentReport;
 use super::Agent;
 use crate::Failure;
 
+/// Its name in the log and in the service's status.
+pub(super) const PART: &str = "report";
+
 /// Serves until the agent stops.
 pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
     let mut news = agent.health.subscribe();
@@ -22,6 +25,7 @@ pub(crate) async fn serve(agent: Arc<Agent>) -> Result<(), Failure> {
                     .map_err(Failure::new)
             })
             .await??;
+        agent.health.well(PART);
         tokio::select! {
             changed = news.changed() => if changed.is_err() { return Ok(()) },
             () = agent.stopped() => {

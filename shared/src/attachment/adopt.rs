@@ -150,17 +150,21 @@ impl Engine {
         Ok(record)
     }
 
-    /// Unplugs what was plugged in and is gone, or has been renamed by its owner.
+    /// Unplugs what was plugged in and is gone, or has been renamed by its owner, or was never
+    /// plugged in to the end.
     pub fn detach_vanished(&self) -> Result<Vanished, Error> {
         let mut netlink = Netlink::open()?;
         let links = netlink.links()?;
         let mut vanished = Vanished::default();
         for record in self.records()?.0 {
             let Some(adopted) = &record.adopted else { continue };
+            // One that nobody is plugging in any more is given back: the next look takes it.
             let is_it = |link: &Link| {
-                link.index == adopted.index && (link.name == record.port || !record.complete)
+                link.index == adopted.index && link.name == record.port && record.complete
             };
-            if links.iter().any(is_it) {
+            if links.iter().any(is_it)
+                || (!record.complete && self.state().is_locked(&lock_key(&record.key))?)
+            {
                 continue;
             }
             // Since that look it may have been renamed by us, or another have taken its place.
@@ -302,6 +306,7 @@ impl Engine {
                 group: link.group,
                 up: link.up,
             }),
+            ovsdb: Some(self.config().ovsdb.clone()),
             front_end: serde_json::Value::Null,
             key,
         };

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::detach::Unplugged;
 use super::freed::Freed;
 use super::pace::Pace;
+use super::ports::Withdrawn;
 use super::record::{Held, Key, PortExtras, Record};
 use super::request::{Address, Addressing, AttachRequest};
 use super::{Engine, Error, owner};
@@ -163,8 +164,12 @@ impl Engine {
         if let Some(record) = self.record(key)? {
             self.delete_host_end(&record.port, record.host_mac)?;
         }
-        self.release(key, None)?;
-        self.forget(key, &Unplugged::NOTHING)
+        // Of an earlier one that could not be taken back, the address is to be held.
+        let ports = self.withdraw(key);
+        if ports != Withdrawn::Later {
+            self.release(key, None)?;
+        }
+        self.forget(key, &Unplugged { found: false, ports })
     }
 
     /// Removes whatever an attach made before it failed.
@@ -299,6 +304,7 @@ impl<'a> Walk<'a> {
                 external_ids: request.external_ids.clone(),
                 interface_external_ids: request.interface_external_ids.clone(),
             },
+            ovsdb: Some(self.engine.config().ovsdb.clone()),
             front_end: request.front_end.clone(),
         })
     }
@@ -309,7 +315,8 @@ impl<'a> Walk<'a> {
             Addressing::None | Addressing::Later => {}
             Addressing::Given { addresses } => record.addresses.clone_from(addresses),
             Addressing::Pool { network, requested, default_route } => {
-                Networks::new(self.engine.config()).ensure(network, netlink)?;
+                let vacant = || self.engine.is_vacant(network, Some(&self.request.key));
+                Networks::new(self.engine.config()).ensure(network, netlink, vacant)?;
                 let pools = self.engine.pools();
                 let owner = self.request.key.to_string();
                 for subnet in &network.subnets {

@@ -30,11 +30,6 @@ pub(super) struct Unplugged {
     pub(super) ports: Withdrawn,
 }
 
-impl Unplugged {
-    /// Nothing.
-    pub(super) const NOTHING: Self = Self { found: false, ports: Withdrawn::Nothing };
-}
-
 impl Engine {
     /// Unplugs. Needs neither namespace nor bridge nor configuration of the attachment; succeeds
     /// when there is nothing (more) to do. Returns the record there was.

@@ -52,6 +52,9 @@ impl Engine {
         if marks.all || marks.links.get(&index).copied() == left {
             return Ok(());
         }
+        // Of one that was detached and is gone nobody will ask again.
+        let there: Vec<_> = Netlink::open()?.links()?.iter().map(|link| link.index).collect();
+        marks.links.retain(|index, left| *left != Left::Detached || there.contains(index));
         match left {
             Some(left) => marks.links.insert(index, left),
             None => marks.links.remove(&index),

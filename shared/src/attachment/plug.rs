@@ -87,7 +87,7 @@ impl Engine {
     pub fn ensure_network(&self, network: &Network, mtu: Option<u32>) -> Result<(), Error> {
         self.state().prepare()?;
         let networks = Networks::new(self.config());
-        networks.ensure(network, &mut Netlink::open()?)?;
+        networks.ensure(network, &mut Netlink::open()?, || self.is_vacant(network, None))?;
         if let Some(mtu) = mtu {
             networks.set_mtu(network, mtu)?;
         }
@@ -105,15 +105,25 @@ impl Engine {
     /// Takes a network away again that was made on first use, unless something is plugged into its
     /// VLAN. False if it stays.
     pub fn forget_network(&self, network: &Network) -> Result<bool, Error> {
-        let in_use =
-            self.records()?.0.iter().any(|record| {
-                record.bridge == network.bridge && record.vlan.domain() == network.vlan
-            });
-        if in_use {
-            return Ok(false);
+        let vacant = self.is_vacant(network, None);
+        if vacant {
+            Networks::new(self.config()).forget(network)?;
         }
-        Networks::new(self.config()).forget(network)?;
-        Ok(true)
+        Ok(vacant)
+    }
+
+    /// Whether nobody, `but` for one, is plugged into the place of a network; not if a record cannot
+    /// be read.
+    pub(super) fn is_vacant(&self, network: &Network, but: Option<&Key>) -> bool {
+        let there = |record: &Record| {
+            record.bridge == network.bridge
+                && record.vlan.domain() == network.vlan
+                && Some(&record.key) != but
+        };
+        match self.records() {
+            Ok((records, unreadable)) => unreadable.is_empty() && !records.iter().any(there),
+            Err(_) => false,
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::link::Route;
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::netns::NetnsId;
-use crate::ovsdb::PortSpec;
+use crate::ovsdb::{Endpoint, PortSpec};
 use crate::vlan::PortVlan;
 
 /// Who asked for an attachment; GC obeys that runtime's list.
@@ -174,12 +174,20 @@ pub struct Record {
     /// What else its row says: with the rest of the record, all that is needed to plug it in again.
     #[serde(default, skip_serializing_if = "PortExtras::is_empty")]
     pub extras: PortExtras,
+    /// The ovsdb-server it was plugged in through; a network may name another than the host's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ovsdb: Option<Endpoint>,
     /// Kept for the front end.
     #[serde(default)]
     pub front_end: serde_json::Value,
 }
 
 impl Record {
+    /// Whether its port is in the switch of this ovsdb-server.
+    pub fn is_of(&self, ovsdb: &Endpoint) -> bool {
+        self.ovsdb.as_ref().is_none_or(|own| own.is_same(ovsdb))
+    }
+
     /// What people know the container by: its name, or its id.
     pub fn name(&self) -> String {
         match (&self.labels.namespace, &self.labels.name) {

@@ -13,7 +13,7 @@ use crate::link::{Link, Netlink};
 use crate::lock;
 use crate::name::IfName;
 use crate::network::OPEN_DEADLINE;
-use crate::ovsdb::{Bridge, Client};
+use crate::ovsdb::{self, Bridge, Client};
 use crate::state;
 
 /// What [`Engine::restore`] did.
@@ -60,7 +60,8 @@ impl Engine {
     fn restore_from(&self, mut records: Vec<Record>) -> Result<Restored, Error> {
         let mut restored = Restored::default();
         let boot = state::boot_id()?;
-        records.retain(|record| record.complete && record.boot_id == boot);
+        let ovsdb = &self.config().ovsdb;
+        records.retain(|record| record.complete && record.boot_id == boot && record.is_of(ovsdb));
         if records.is_empty() {
             return Ok(restored);
         }
@@ -110,7 +111,12 @@ impl Engine {
         let bridge = match bridges.get(&record.bridge) {
             Some(bridge) => bridge,
             None => {
-                let bridge = ovsdb.view(&record.bridge)?.bridge;
+                let bridge = match ovsdb.view(&record.bridge) {
+                    Ok(view) => view.bridge,
+                    // Whoever removed it has removed the port; with the bridge it comes back.
+                    Err(ovsdb::Error::NoBridge { .. }) => return Ok(false),
+                    Err(error) => return Err(error.into()),
+                };
                 bridges.entry(record.bridge.clone()).or_insert(bridge)
             }
         };

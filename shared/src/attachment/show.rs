@@ -96,7 +96,7 @@ impl Engine {
 
     /// Whether an agent lives; asking disturbs none that is about to start.
     pub fn agent_lives(&self) -> Result<bool, Error> {
-        Ok(lock::is_held(&self.state().dir().join("lock"), AGENT)?)
+        Ok(self.state().is_locked(AGENT)?)
     }
 
     /// After an act of a front end: the agent follows the switch by itself; without one the block

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::facts::Facts;
 use super::{Check, quoted};
-use crate::attachment::owner;
+use crate::attachment::{Record, owner};
 use crate::config::{self, Mode, Uplink};
 use crate::name::IfName;
 use crate::network::bridge::{is_ours, role_of};
@@ -214,7 +214,8 @@ pub(super) fn ports(facts: &Facts) -> Vec<Check> {
         };
         checks.push(Check::warning(WHAT, says, fix));
     }
-    for record in facts.records.iter().filter(|record| record.complete) {
+    let here = |record: &&Record| record.complete && record.is_of(&facts.config.ovsdb);
+    for record in facts.records.iter().filter(here) {
         if !ours.contains_key(&record.port) {
             let name = record.labels.name.as_ref().unwrap_or(&record.key.container);
             let says = format!("{}, the port of {name}, is gone from the switch", record.port);

@@ -12,6 +12,7 @@ use super::gateway::role;
 use super::uplink::Moves;
 use super::wire::{self, Wire};
 use super::{Error, OPEN_DEADLINE, OWNER, datapath};
+use crate::address::overlaps;
 use crate::config::{self, Config, Mode};
 use crate::link::sysctl::{Family, Sysctl};
 use crate::link::{self, InstalledRoute, Link, Netlink, PROTOCOL, Route};
@@ -298,6 +299,36 @@ fn retire(
         book.note(&bridge.name, |done| done.addresses.retain(|other| other != old))?;
     }
     Ok(())
+}
+
+/// Takes from bridges that the configuration no longer has the addresses of subnets that `bridge`
+/// has by now: the host would go on looking for these containers where they no longer are. Returns
+/// what was done to which.
+pub(super) fn take_over(
+    config: &Config,
+    bridge: &config::Bridge,
+    netlink: &mut Netlink,
+    book: &mut Book,
+) -> Result<Vec<(IfName, Vec<String>)>, Error> {
+    let is_ours = |old: &IpNet| bridge.addresses().iter().any(|own| overlaps(*own, *old));
+    let dropped: Vec<_> =
+        book.bridges().filter(|name| config.bridge(name).is_none()).cloned().collect();
+    let mut taken = Vec::new();
+    for name in dropped {
+        let mut acts = Vec::new();
+        for old in book.of(&name).addresses.iter().filter(|old| is_ours(old)) {
+            if let Some(link) = netlink.link(&name)?
+                && netlink.delete_address(link.index, *old)?
+            {
+                acts.push(format!("{old} removed, {} has that subnet now", bridge.name));
+            }
+            book.note(&name, |done| done.addresses.retain(|other| other != old))?;
+        }
+        if !acts.is_empty() {
+            taken.push((name, acts));
+        }
+    }
+    Ok(taken)
 }
 
 /// Whether the default route via `gateway` exists out of the bridge's interface `index`; an error

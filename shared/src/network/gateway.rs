@@ -46,12 +46,45 @@ impl<'a> Networks<'a> {
 
     /// The networks made on first use. Where the configuration has one by now, that counts.
     pub fn made(&self) -> Result<Vec<Network>, Error> {
+        let mut networks = self.on_record()?;
+        networks.retain(|network| {
+            self.configured(network).is_none() && self.overlapped(network).is_none()
+        });
+        Ok(networks)
+    }
+
+    fn on_record(&self) -> Result<Vec<Network>, Error> {
         let mut networks = Vec::new();
         for path in state::files(&self.state.networks())? {
-            let made: Option<Network> = state::read(&path)?;
-            networks.extend(made.filter(|network| self.configured(network).is_none()));
+            networks.extend(state::read(&path)?);
         }
         Ok(networks)
+    }
+
+    /// Refuses a configuration with a subnet that a network made on first use has elsewhere.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        for network in self.on_record()? {
+            if let Some(overlap) = self.overlapped(&network) {
+                return Err(overlap);
+            }
+        }
+        Ok(())
+    }
+
+    /// The overlap of a network with a subnet that the configuration has in another place.
+    fn overlapped(&self, network: &Network) -> Option<Error> {
+        let elsewhere =
+            |bridge: &IfName| (bridge, VlanId::UNTAGGED) != (&network.bridge, network.vlan);
+        let mut configured = self.config.subnets().filter(|(bridge, _)| elsewhere(&bridge.name));
+        configured.find_map(|(bridge, subnet)| {
+            let made = network.subnets.iter().find(|s| address::overlaps(s.net, subnet))?;
+            Some(Error::Overlap {
+                subnet,
+                place: place(&bridge.name, VlanId::UNTAGGED),
+                other: made.net,
+                other_place: network.place(),
+            })
+        })
     }
 
     /// The network of the configuration in the same place.
@@ -101,8 +134,14 @@ impl<'a> Networks<'a> {
     }
 
     /// Makes what is missing of `network`: its gateway port, addresses, forwarding and NAT. What
-    /// `up` makes is left to `up`. Returns quickly when everything is there.
-    pub fn ensure(&self, network: &Network, netlink: &mut Netlink) -> Result<(), Error> {
+    /// `up` makes is left to `up`. Returns quickly when everything is there. An earlier network of
+    /// the same place gives way if `vacant` says that nobody is plugged into it; else they are one.
+    pub fn ensure(
+        &self,
+        network: &Network,
+        netlink: &mut Netlink,
+        vacant: impl FnOnce() -> bool,
+    ) -> Result<(), Error> {
         if network.is_configured(&self.config.bridges) {
             return Ok(());
         }
@@ -116,9 +155,15 @@ impl<'a> Networks<'a> {
         let _lock = self.state.lock("networks")?;
         let mut network = network.clone();
         self.refuse_overlap(&network)?;
-        if let Some(before) = state::read::<Network>(&path)? {
-            merge(&mut network, before)?;
-        }
+        let before = state::read::<Network>(&path)?;
+        let replaced = match before {
+            Some(before) if vacant() => Some(before),
+            Some(before) => {
+                merge(&mut network, before)?;
+                None
+            }
+            None => None,
+        };
         if network.gateway {
             self.make_gateway(&network, netlink)?;
         }
@@ -126,6 +171,9 @@ impl<'a> Networks<'a> {
         networks.retain(|other| (&other.bridge, other.vlan) != (&network.bridge, network.vlan));
         networks.push(network.clone());
         nat::apply(&self.state, &self.segments_of(&networks))?;
+        if let Some(before) = replaced {
+            self.give_way(&before, &network, netlink)?;
+        }
         // Last: a network that is written down is whole.
         Ok(state::write(&path, &network)?)
     }
@@ -179,6 +227,31 @@ impl<'a> Networks<'a> {
         Ok(())
     }
 
+    /// Takes away what the gateway of an earlier network has and that of this one has not.
+    fn give_way(
+        &self,
+        before: &Network,
+        network: &Network,
+        netlink: &mut Netlink,
+    ) -> Result<(), Error> {
+        let name = gateway_port(before);
+        if before.gateway && !network.gateway && before.vlan != VlanId::UNTAGGED {
+            return self.delete_gateway(&name);
+        }
+        let Some(link) = netlink.link(&name)? else { return Ok(()) };
+        let kept: Vec<_> =
+            if network.gateway { network.gateway_addresses().collect() } else { Vec::new() };
+        let old = before.gateway_addresses().filter(|_| before.gateway);
+        for address in old.filter(|address| !kept.contains(address)) {
+            netlink.delete_address(link.index, address)?;
+        }
+        if network.gateway {
+            // The first address of a subnet takes the others along.
+            self.make_gateway(network, netlink)?;
+        }
+        Ok(())
+    }
+
     /// Removes a gateway port, and waits until the switch has seen that: the next network of this
     /// VLAN takes the same name.
     fn delete_gateway(&self, name: &IfName) -> Result<(), Error> {
@@ -203,8 +276,8 @@ impl<'a> Networks<'a> {
 
     fn is_made(&self, path: &Path, network: &Network) -> Result<bool, Error> {
         Ok(state::read::<Network>(path)?.is_some_and(|made| {
-            (made.gateway || !network.gateway)
-                && (made.nat || !network.nat)
+            made.gateway == network.gateway
+                && made.nat == network.nat
                 && network.subnets.iter().all(|subnet| {
                     made.subnets.iter().any(|m| m.net == subnet.net && m.gateway == subnet.gateway)
                 })

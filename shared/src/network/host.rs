@@ -94,6 +94,9 @@ pub fn keep(config: &Config) -> Result<Kept, Error> {
             refused.push(sentence(&error));
         }
     }
+    if let Err(error) = Networks::new(config).check() {
+        refused.push(sentence(&error));
+    }
     steps.extend(work.bring_up(config, &mut moves, &left, &mut |error| {
         failed.push(sentence(&error));
         Ok(())
@@ -200,6 +203,9 @@ impl Work {
         let mut book = Book::open(state)?;
         let mut steps = Vec::new();
         for bridge in config.bridges.iter().filter(|bridge| !left.contains(&bridge.name)) {
+            for (name, acts) in bridge::take_over(config, bridge, netlink, &mut book)? {
+                steps.push(Step::new(format!("bridge {name}"), acts));
+            }
             match bridge::ensure(config, bridge, moves, (ovsdb, netlink), &mut book) {
                 Ok(acts) => steps.push(Step::new(format!("bridge {}", bridge.name), acts)),
                 Err(error) => failed(error)?,
@@ -308,7 +314,7 @@ fn check(
             return Err(Error::NoUplink { uplink: uplink.clone(), bridge: bridge.name.clone() });
         }
     }
-    Ok(())
+    Networks::new(config).check()
 }
 
 /// Removes what is ours and nothing else: a bridge that stood before `up` stays, without what `up`

@@ -306,6 +306,9 @@ pub enum Error {
         /// How long was waited.
         waited: Duration,
     },
+    /// The agent would bring up what is taken down.
+    #[error("ovs-port-agent runs, and would bring everything up again")]
+    AgentRuns,
     /// Containers are plugged in.
     #[error("{} plugged in: {names}", if *count == 1 { "1 container is".to_owned() } else { format!("{count} containers are") })]
     InUse {
@@ -361,7 +364,7 @@ impl Fault for Error {
             Self::GatewaySilent { .. } => Kind::Unavailable,
             Self::TakenBack { source } => source.kind(),
             Self::NotTakenBack { cause, .. } => cause.kind(),
-            Self::Unconfirmed { .. } => Kind::Busy,
+            Self::Unconfirmed { .. } | Self::AgentRuns => Kind::Busy,
             Self::NothingToConfirm { .. } => Kind::Missing,
             Self::NoInterface { .. }
             | Self::InterfaceStays { .. }
@@ -402,7 +405,7 @@ impl Fault for Error {
             )),
             Self::TakenBack { source } => source.hint(),
             Self::NotTakenBack { .. } => Some(
-                "the running agent goes on trying; \"ovs-port-agent down\" tries at once"
+                "the running agent goes on trying; with it stopped, \"ovs-port-agent down\" does"
                     .to_owned(),
             ),
             Self::Unconfirmed { .. } => Some(
@@ -436,6 +439,9 @@ impl Fault for Error {
             }
             Self::Mtu { .. } => {
                 Some("see the log of ovs-vswitchd, or choose a smaller mtu".to_owned())
+            }
+            Self::AgentRuns => {
+                Some("stop it first: systemctl stop ovs-port-agent ovs-agent-docker".to_owned())
             }
             Self::InUse { .. } => Some("stop them, or say --force to unplug them".to_owned()),
             Self::Datapath { .. } => None,

@@ -28,6 +28,19 @@ pub enum Endpoint {
     Tcp(SocketAddr),
 }
 
+impl Endpoint {
+    /// Whether both are one server, as far as paths tell.
+    pub fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix(one), Self::Unix(two)) => {
+                let real = |path: &PathBuf| path.canonicalize().ok();
+                one == two || real(one).is_some_and(|one| Some(one) == real(two))
+            }
+            _ => self == other,
+        }
+    }
+}
+
 /// A text that names no ovsdb-server we can talk to.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EndpointError {

@@ -54,7 +54,7 @@ fn attach(call: &Call<'_>, memo: &Memo) -> Result<Record, Error> {
 fn memo(call: &Call<'_>, delegate: Option<Delegated>, dns: Map<String, Value>) -> Memo {
     let own = &call.conf.dns;
     let dns = if own.is_empty() { dns } else { own.clone() };
-    Memo { delegate, dns, ovsdb: call.conf.compat.ovsdb.clone() }
+    Memo { delegate, dns }
 }
 
 /// ADD with an IPAM plugin. It is asked once the interface is there, since dhcp asks through it,

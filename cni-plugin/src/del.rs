@@ -26,8 +26,9 @@ pub(crate) fn run(environment: &Environment, mut envelope: Envelope) -> Result<(
         .ipam_type()
         .map(|kind| Delegated { kind: kind.to_owned(), stdin: envelope.raw.clone() });
     let mut engine = call::engine(None)?;
-    let memo = Memo::of(record(&engine, &key).as_ref());
-    if let Some(ovsdb) = memo.ovsdb.or(named) {
+    let before = record(&engine, &key);
+    let memo = Memo::of(before.as_ref());
+    if let Some(ovsdb) = before.and_then(|record| record.ovsdb).or(named) {
         engine = call::engine(Some(ovsdb))?;
     }
     let lock = match memo.delegate.is_some() || fallback.is_some() {

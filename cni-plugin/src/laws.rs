@@ -213,7 +213,7 @@ fn noted(envelope: &Envelope) {
     let delegate = envelope
         .ipam_type()
         .map(|kind| Delegated { kind: kind.to_owned(), stdin: envelope.raw.clone() });
-    let memo = Memo { delegate, dns: envelope.raw.clone(), ovsdb: None };
+    let memo = Memo { delegate, dns: envelope.raw.clone() };
     let mut record = record(&Handed::default());
     record.front_end = memo.to_value();
     let text = serde_json::to_vec(&record).unwrap();

@@ -4,7 +4,6 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::attachment::Record;
-use shared::ovsdb::Endpoint;
 
 /// The note.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,9 +14,6 @@ pub(crate) struct Memo {
     /// `dns` of the result.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub(crate) dns: Map<String, Value>,
-    /// ovsdb-server of the network, where it is not that of the host configuration.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) ovsdb: Option<Endpoint>,
 }
 
 /// An IPAM plugin and the configuration it was called with.

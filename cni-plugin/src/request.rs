@@ -82,6 +82,7 @@ pub(crate) fn build(call: &Call<'_>, front_end: serde_json::Value) -> Result<Att
         routes,
         labels: args.labels.clone(),
         link_deadline: conf.compat.link_deadline,
+        ovsdb: conf.compat.ovsdb.clone(),
         front_end,
     })
 }

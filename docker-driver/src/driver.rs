@@ -566,6 +566,7 @@ fn attach_request(
         routes: Vec::new(),
         labels: Labels::default(),
         link_deadline: LINK_DEADLINE,
+        ovsdb: None,
         front_end: Value::Null,
     }
 }

@@ -186,6 +186,7 @@ pub fn request(engine: &Engine, container: &str) -> AttachRequest {
         routes: Vec::new(),
         labels: Labels::default(),
         link_deadline: LINK_DEADLINE,
+        ovsdb: None,
         front_end: serde_json::Value::Null,
     }
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use rig::{Container, Lab, poll};
-use shared::attachment::{Error, Record};
+use shared::attachment::{Engine, Error, Record};
+use shared::config::Config;
 
 /// Whether frames pass from the container to its gateway.
 fn passes(web: &Container) -> bool {
@@ -51,8 +52,15 @@ fn a_port_of_another_switch_is_not_plugged_into_this_one() {
     let status = lab.host.port_agent().run("status");
     assert!(!status.contains("port missing"), "{status}");
     std::fs::write(file.trim(), text).unwrap();
-    assert_eq!(lab.engine.restore().unwrap().plugged, [record.key]);
+    assert_eq!(lab.engine.restore().unwrap().plugged, std::slice::from_ref(&record.key));
     assert!(passes(&web));
+    // Whoever unplugs it asks the server that has it.
+    elsewhere["ovsdb"] = serde_json::to_value(&lab.engine.config().ovsdb).unwrap();
+    std::fs::write(file.trim(), elsewhere.to_string()).unwrap();
+    let nowhere = "unix:/run/another/db.sock".parse().unwrap();
+    let agents = Engine::new(Config { ovsdb: nowhere, ..lab.engine.config().clone() });
+    agents.detach(&record.key).unwrap();
+    assert_eq!(lab.host.vsctl("list-ports ovsbr1").trim(), "");
 }
 
 /// DEL and ADD while ovs-vswitchd sees neither, then both at once.

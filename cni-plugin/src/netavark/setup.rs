@@ -106,6 +106,7 @@ impl Call {
             routes,
             labels: self.labels.clone(),
             link_deadline: LINK_DEADLINE,
+            ovsdb: None,
             front_end: Value::Null,
         })
     }

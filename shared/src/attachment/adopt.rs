@@ -306,7 +306,7 @@ impl Engine {
                 group: link.group,
                 up: link.up,
             }),
-            ovsdb: Some(self.config().ovsdb.clone()),
+            ovsdb: None,
             front_end: serde_json::Value::Null,
             key,
         };

@@ -304,7 +304,7 @@ impl<'a> Walk<'a> {
                 external_ids: request.external_ids.clone(),
                 interface_external_ids: request.interface_external_ids.clone(),
             },
-            ovsdb: Some(self.engine.config().ovsdb.clone()),
+            ovsdb: request.ovsdb.clone(),
             front_end: request.front_end.clone(),
         })
     }

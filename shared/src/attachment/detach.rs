@@ -173,7 +173,8 @@ impl Engine {
         record: Option<&Record>,
         deadline: Duration,
     ) -> Result<Vec<IfName>, Error> {
-        let mut ovsdb = Client::connect(&self.config().ovsdb, deadline)?;
+        let server = record.and_then(|record| record.ovsdb.as_ref());
+        let mut ovsdb = Client::connect(server.unwrap_or(&self.config().ovsdb), deadline)?;
         let ports = ovsdb.ports_with(&owner::identity(key))?;
         let mut names: Vec<_> = ports.iter().map(|port| port.name.clone()).collect();
         // Somebody else removed it: ovs-vswitchd may not know that yet.

@@ -174,7 +174,7 @@ pub struct Record {
     /// What else its row says: with the rest of the record, all that is needed to plug it in again.
     #[serde(default, skip_serializing_if = "PortExtras::is_empty")]
     pub extras: PortExtras,
-    /// The ovsdb-server it was plugged in through; a network may name another than the host's own.
+    /// The ovsdb-server of its port, if that is not the host's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ovsdb: Option<Endpoint>,
     /// Kept for the front end.

@@ -13,6 +13,7 @@ use crate::link::Route;
 use crate::mac::Mac;
 use crate::name::IfName;
 use crate::network::Network;
+use crate::ovsdb::Endpoint;
 use crate::vlan::PortVlan;
 
 /// One validated request to plug a container in.
@@ -52,6 +53,8 @@ pub struct AttachRequest {
     pub labels: Labels,
     /// How long to wait for ovs-vswitchd to open the port.
     pub link_deadline: Duration,
+    /// The ovsdb-server that the network names, if that is not the host's own.
+    pub ovsdb: Option<Endpoint>,
     /// Kept for the front end with the record, unread by the engine (its IPAM delegate, DNS).
     pub front_end: serde_json::Value,
 }

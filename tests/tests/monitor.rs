@@ -63,29 +63,6 @@ fn plugged(host: &Host, port: &str) {
     });
 }
 
-/// The agent died in the middle: the interface is ours by its group, and in no switch.
-#[test]
-fn an_interface_that_a_killed_agent_was_plugging_in_is_plugged_in_by_the_next() {
-    let (host, agent) = ready();
-    let web = host.container("web");
-    veth(&host, "vethweb", &web);
-    plugged(&host, "veth-web-eth0");
-    agent.kill();
-    let file = host.sh("ls /run/ovs-port-agent/attachments/*.json");
-    let text = fs::read_to_string(file.trim()).unwrap();
-    let mut record: Value = serde_json::from_str(&text).unwrap();
-    record["complete"] = false.into();
-    host.vsctl("del-port veth-web-eth0");
-    fs::write(file.trim(), record.to_string()).unwrap();
-    let _agent = start(&host, "next");
-    poll("it is plugged in", SOON, || {
-        let text = fs::read_to_string(file.trim()).ok()?;
-        let record: Value = serde_json::from_str(&text).ok()?;
-        (record["complete"] == true && ports(&host) == ["veth-web-eth0"]).then_some(())
-    });
-    passes_traffic(&host, &web, "10.200.0.99");
-}
-
 fn unplugged(host: &Host, port: &str) {
     poll(&format!("{port} is gone"), SOON, || {
         (!ports(host).iter().any(|name| name == port)
@@ -407,4 +384,27 @@ fn the_tap_of_a_real_qemu_is_plugged_in_and_out() {
     assert!(line.contains("plugged in already"), "{looks}");
     machine.kill();
     unplugged(&host, "tap7");
+}
+
+/// The agent died in the middle: the interface is ours by its group, and in no switch.
+#[test]
+fn an_interface_that_a_killed_agent_was_plugging_in_is_plugged_in_by_the_next() {
+    let (host, agent) = ready();
+    let web = host.container("web");
+    veth(&host, "vethweb", &web);
+    plugged(&host, "veth-web-eth0");
+    agent.kill();
+    let file = host.sh("ls /run/ovs-port-agent/attachments/*.json");
+    let text = fs::read_to_string(file.trim()).unwrap();
+    let mut record: Value = serde_json::from_str(&text).unwrap();
+    record["complete"] = false.into();
+    host.vsctl("del-port veth-web-eth0");
+    fs::write(file.trim(), record.to_string()).unwrap();
+    let _agent = start(&host, "next");
+    poll("it is plugged in", SOON, || {
+        let text = fs::read_to_string(file.trim()).ok()?;
+        let record: Value = serde_json::from_str(&text).ok()?;
+        (record["complete"] == true && ports(&host) == ["veth-web-eth0"]).then_some(())
+    });
+    passes_traffic(&host, &web, "10.200.0.99");
 }

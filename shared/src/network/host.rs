@@ -203,8 +203,11 @@ impl Work {
         let mut book = Book::open(state)?;
         let mut steps = Vec::new();
         for bridge in config.bridges.iter().filter(|bridge| !left.contains(&bridge.name)) {
-            for (name, acts) in bridge::take_over(config, bridge, netlink, &mut book)? {
-                steps.push(Step::new(format!("bridge {name}"), acts));
+            match bridge::take_over(config, bridge, netlink, &mut book) {
+                Ok(taken) => steps.extend(
+                    taken.into_iter().map(|(name, acts)| Step::new(format!("bridge {name}"), acts)),
+                ),
+                Err(error) => failed(error)?,
             }
             match bridge::ensure(config, bridge, moves, (ovsdb, netlink), &mut book) {
                 Ok(acts) => steps.push(Step::new(format!("bridge {}", bridge.name), acts)),

@@ -172,30 +172,26 @@ pub fn remove(publication: &Publication) -> Result<(), Error> {
     cut(publication)
 }
 
-/// Sends on who has been calling all along: a rule is asked about the first packet of a talk alone,
+/// Takes up who has been calling all along: a rule is asked about the first packet of a talk alone,
 /// and what came before these ports were published ended in a socket of the runtime's.
-pub fn open(publication: &Publication) -> Result<(), Error> {
-    let udp: Vec<_> = match publication.holder {
-        Holder::Agent => return Ok(()),
-        Holder::Runtime => {
-            publication.ports.iter().filter(|port| port.protocol == Protocol::Udp).collect()
-        }
+pub fn take_up(publication: &Publication) -> Result<(), Error> {
+    let is_udp = |port: &&PortMapping| port.protocol == Protocol::Udp;
+    let udp: Vec<_> = publication.ports.iter().filter(is_udp).collect();
+    if publication.holder == Holder::Agent || udp.is_empty() {
+        return Ok(());
+    }
+    let failed = |source| Error::Table { action: "take up the talks through", source };
+    let mut socket = Socket::open().map_err(failed)?;
+    let waits = |connection: &Connection| {
+        connection.protocol == Protocol::Udp.number()
+            && udp.iter().any(|port| {
+                let at = port.host_ip.filter(|ip| !ip.is_unspecified());
+                port.host_port == connection.called.port()
+                    && at.is_none_or(|ip| ip == connection.called.ip())
+            })
     };
-    let failed = |source| Error::Table { action: "begin the talks through", source };
     for family in [Family::Ip, Family::Ip6] {
-        if udp.is_empty() {
-            break;
-        }
-        let waiting = |connection: &Connection| {
-            connection.protocol == Protocol::Udp.number()
-                && udp.iter().any(|port| {
-                    let at = port.host_ip.filter(|ip| !ip.is_unspecified());
-                    port.host_port == connection.called.port()
-                        && at.is_none_or(|ip| ip == connection.called.ip())
-                })
-        };
-        let mut socket = Socket::open().map_err(failed)?;
-        socket.forget_connections(family, Sent::Nowhere, waiting).map_err(failed)?;
+        socket.forget_connections(family, Sent::Nowhere, waits).map_err(failed)?;
     }
     Ok(())
 }

@@ -77,6 +77,60 @@ fn podman_5() {
     gone(&lab);
 }
 
+/// What Podman itself makes of its own sockets and of several networks.
+#[test]
+fn podman_5_beside_others() {
+    let host = Host::new();
+    let podman = host.podman5();
+    host.config(
+        "[[bridge]]\nname = \"ovsbr1\"\nmode = \"nat\"\naddresses = [\"10.200.0.1/24\"]\n\
+         [[bridge]]\nname = \"ovsbr0\"\nmode = \"direct\"\naddresses = [\"198.18.7.10/24\"]\n",
+    );
+    let lab = Lab::of(host);
+    podman.run("network create -d ovs-agent pool");
+    let island = "--internal --subnet 10.31.0.0/24 -o vlan=31 island";
+    podman.run(&format!("network create -d ovs-agent {island}"));
+    // Nobody is reached on an island, and the container starts.
+    let web = podman.start("web", "--network island --network pool -p 8007:7 -p 127.0.0.2:8009:7");
+    let server = web.echo_server();
+    lab.peer().tcp_echo_port(lab.wire.address(), 8007, DATA).unwrap();
+    // One loopback address is not another.
+    tcp_from_host(ip("127.0.0.2"), 8009).unwrap();
+    assert!(tcp_from_host(ip("127.0.0.1"), 8009).is_err());
+    drop(server);
+    podman.run("rm -f -t 0 web");
+    gone(&lab);
+
+    // A sender that never pauses finds the container again after its restart.
+    let run = "--network pool -p 8007:7/udp";
+    let web = podman.start("web", run);
+    let server = web.echo_server();
+    let called = SocketAddr::new(lab.wire.address(), 8007);
+    let sender = lab.peer().inside(|| udp_socket(called.ip())).unwrap();
+    rig::udp_exchange(&sender, called).unwrap();
+    drop(server);
+    podman.run("rm -f -t 0 web");
+    sender.send_to(b"nobody is there", called).unwrap();
+    let web = podman.start("web", run);
+    let server = web.echo_server();
+    rig::udp_exchange(&sender, called).unwrap();
+    drop(server);
+    podman.run("rm -f -t 0 web");
+    gone(&lab);
+
+    // On the wire beside the host, Podman's own socket would be all there is.
+    podman.run(
+        "network create -d ovs-agent --interface-name ovsbr0 --subnet 198.18.7.0/24 \
+         --gateway 198.18.7.1 --ip-range 198.18.7.100-198.18.7.110 lan",
+    );
+    let root = podman.rootfs();
+    let beside =
+        podman.output(&format!("run -d --name beside --network lan -p 8007:7 {root} sleep 1000"));
+    assert!(!beside.ok() && beside.stderr.contains("the host is not its gateway"), "{beside}");
+    podman.output("rm -f -t 0 beside");
+    gone(&lab);
+}
+
 fn podman_publishes(lab: &Lab, podman: &Podman, network: &str) {
     let web = podman.start("web", &format!("{network} {PORTS}"));
     reached(lab, &web, address(&web));

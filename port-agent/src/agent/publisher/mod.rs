@@ -186,7 +186,7 @@ impl Publisher {
             state.prepare()?;
             state::write(&Publication::path(&state, &written.key), &written)?;
             sync(agent)?;
-            if let Err(error) = nat::ports::open(&written) {
+            if let Err(error) = nat::ports::take_up(&written) {
                 // Who calls for the first time is served all the same.
                 tracing::warn!(error = %sentence(&error), "who has been calling has to pause");
             }
@@ -466,15 +466,14 @@ fn targets(record: &Record) -> Result<Vec<Target>, Error> {
 /// Refuses what would end in a socket of Podman's, which never answers: it has bound the port, and
 /// the rules send on only what leads behind this host.
 fn refuse_unreached(wanted: &[PortMapping], targets: &[Target]) -> Result<(), Error> {
-    let on_loopback = |mapping: &PortMapping| mapping.host_ip.is_some_and(|ip| ip.is_loopback());
-    match targets.first() {
-        Some(target)
-            if !targets.iter().any(|target| target.routed) && !wanted.iter().all(on_loopback) =>
-        {
-            Err(Error::Beside { ip: target.ip })
-        }
-        _ => Ok(()),
+    let beyond = |mapping: &PortMapping| !mapping.host_ip.is_some_and(|ip| ip.is_loopback());
+    if let Some(first) = targets.first()
+        && targets.iter().all(|target| !target.routed)
+        && wanted.iter().any(beyond)
+    {
+        return Err(Error::Beside { ip: first.ip });
     }
+    Ok(())
 }
 
 /// Whether an address is one of this host: only then can it be bound.

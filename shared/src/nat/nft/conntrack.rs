@@ -1,5 +1,5 @@
 //! Connections as the kernel tracks them: those sent on to a container, forgotten when its ports
-//! are withdrawn. Numbers are those of linux/netfilter/nfnetlink_conntrack.h.
+//! are withdrawn, and those that nobody sends on, when it gets ports. Numbers are those of linux/netfilter/nfnetlink_conntrack.h.
 
 use std::net::{IpAddr, SocketAddr};
 
